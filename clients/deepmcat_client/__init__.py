@@ -1,0 +1,1 @@
+"""Talks to a DeepMCAT server; needs neither torch nor numpy."""

@@ -1,0 +1,106 @@
+"""What decoding makes of an image: frames of grey values, and what is worth knowing about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatPlane = npt.NDArray[np.float32]
+
+
+class ImageFlag(StrEnum):
+    """Something worth knowing about an image that does not change its assignment. Names match the wire's."""
+
+    DERIVED = "DERIVED"
+    LOCALIZER = "LOCALIZER"
+    BURNED_IN_TEXT_POSSIBLE = "BURNED_IN_TEXT_POSSIBLE"
+    SECONDARY_CAPTURE = "SECONDARY_CAPTURE"
+    OVERLAYS_IGNORED = "OVERLAYS_IGNORED"
+    TRANSFER_SYNTAX_GUESSED = "TRANSFER_SYNTAX_GUESSED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intensity:
+    """How monochrome values of more than display range become grey.
+
+    `percentile` stretches between two percentiles of the values that are not padding: robust, and the same for
+    images with and without a window. `window` uses the image's own VOI LUT or window where it has one (PS3.3
+    C.11.2) and falls back to the percentiles. Eight-bit PNG, JPEG and TIFF and colour images are grey already.
+    """
+
+    mode: Literal["percentile", "window"] = "percentile"
+    low: float = 1.0
+    high: float = 99.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramePolicy:
+    """Which frames of a multi-frame image are used: up to `count`, evenly spaced."""
+
+    count: int = 3
+
+    def indices(self, total: int) -> tuple[int, ...]:
+        """The 0-based frames to use of `total`: the middles of `count` equal parts, so one frame is the middle one."""
+        count = min(self.count, total)
+        return tuple((2 * i + 1) * total // (2 * count) for i in range(count))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds that are checked before work is done. Over one: `ImageTooLarge`."""
+
+    max_bytes: int = 512 * 2**20
+    max_inflated_bytes: int = 1024 * 2**20
+    max_side: int = 32768  # rows or columns
+    max_decoded_bytes: int = 1024 * 2**20  # of the frames used, as stored values
+    max_frames: int = 64  # frames used, not frames present
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One decoded plane.
+
+    pixels: (H, W) float32, 0 is black and 1 is white; padding is 0.
+    pixel_aspect: height of a pixel over its width.
+    index: 0-based frame number within the image.
+    """
+
+    pixels: FloatPlane
+    pixel_aspect: float = 1.0
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A decoded image: the frames asked for, and what is known about the whole.
+
+    format: dicom, png, jpeg, tiff or raw. decoder: the name of what decoded the pixels, for the record.
+    """
+
+    frames: tuple[Frame, ...]
+    total_frames: int
+    format: str
+    decoder: str
+    flags: frozenset[ImageFlag] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawPlane:
+    """A monochrome plane without a file around it: (rows, columns) little-endian samples.
+
+    sample_type: uint8, uint16, int16 or float32. inverted: MONOCHROME1, the lowest value is white.
+    """
+
+    rows: int
+    columns: int
+    sample_type: Literal["uint8", "uint16", "int16", "float32"]
+    data: bytes
+    inverted: bool = False
+
+
+ImageSource = bytes | RawPlane
+"""What can be decoded: a whole file, or a raw plane."""

@@ -1,0 +1,1 @@
+"""The generated wire contract of DeepMCAT."""

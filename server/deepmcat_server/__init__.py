@@ -1,0 +1,1 @@
+"""The gRPC server: transport around the core."""

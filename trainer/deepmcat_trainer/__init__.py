@@ -1,0 +1,1 @@
+"""Makes an artifact from an unlabelled archive."""

@@ -1,0 +1,1 @@
+"""Training recipes, one file each, behind the one loop."""
