@@ -21,6 +21,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -141,6 +142,20 @@ class Draft:
     onnx: bytes | None = None
 
 
+class Unpacked:
+    """A packed artifact's temporary copy, removed with the last reference to it or at exit."""
+
+    def __init__(self, path: Path) -> None:
+        """Unpack `path`. Raises ArtifactFormat where it is no packed artifact."""
+        self.folder = Path(tempfile.mkdtemp(prefix="deepmcat-artifact-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        try:
+            with tarfile.open(path, mode="r:") as tar:
+                tar.extractall(self.folder, filter="data")
+        except (tarfile.TarError, OSError, ValueError) as error:
+            raise ArtifactFormat(f"{path} is neither an artifact directory nor a packed artifact") from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """A verified artifact. `folder`: where its files are (a temporary copy for a packed one)."""
@@ -153,7 +168,7 @@ class Artifact:
     calibration: Calibration
     catalog: Catalog
     self_test: SelfTest
-    unpacked: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+    unpacked: Unpacked | None = field(default=None, repr=False)
 
     @classmethod
     def load(cls, path: Path | str) -> Artifact:
@@ -167,8 +182,8 @@ class Artifact:
         unpacked = None
         folder = path
         if path.is_file():
-            unpacked = _unpack(path)
-            folder = Path(unpacked.name)
+            unpacked = Unpacked(path)
+            folder = unpacked.folder
         if not (folder / MANIFEST).is_file():
             raise ArtifactMissing(f"there is no artifact at {path}: it has no {MANIFEST}")
         text = (folder / MANIFEST).read_bytes()
@@ -351,14 +366,3 @@ def _load_self_test(folder: Path) -> SelfTest:
     if images.dtype != np.uint8 or images.ndim != 4 or embeddings.ndim != 2 or len(images) == 0:
         raise ArtifactDamaged(f"{SELF_TEST} does not hold a self-test")
     return SelfTest(images=images, embeddings=embeddings)
-
-
-def _unpack(path: Path) -> tempfile.TemporaryDirectory[str]:
-    unpacked = tempfile.TemporaryDirectory(prefix="deepmcat-artifact-")
-    try:
-        with tarfile.open(path, mode="r:") as tar:
-            tar.extractall(unpacked.name, filter="data")
-    except (tarfile.TarError, OSError, ValueError) as error:
-        unpacked.cleanup()
-        raise ArtifactFormat(f"{path} is neither an artifact directory nor a packed artifact") from error
-    return unpacked
