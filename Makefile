@@ -1,0 +1,87 @@
+# Everything a developer types; CI runs the same targets. `make` alone lists them.
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+EXTRAS := trainer,server,pretrained,cpu,dicom
+TORCH := $(shell sed -n 's/^torch==//p' constraints/cpu.txt)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-slow test-protobuf7 lint format protos contract bench wheel clean
+
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PYTHON=python3.12   the Python to set up with (3.11 to 3.13)'
+	@echo '  TORCH_INDEX=URL     install torch from this index, such as https://download.pytorch.org/whl/cpu'
+	@echo '  ARGS="..."          more arguments for pytest, the demo or the benchmark'
+
+setup: $(VENV)/.setup ## Install everything into .venv, where it is not yet
+
+demo: setup ## Set up, and do the main job on real images: prepare, train, serve, categorize
+	$(VENV)/bin/deepmcat demo $(ARGS)
+
+test: setup ## Set up, and run the fast tests
+	$(PY) -m pytest -m 'not slow' $(ARGS)
+
+test-slow: setup ## Run the tests that take more than ten seconds each
+	$(PY) -m pytest -m slow $(ARGS)
+
+# The tests of the wire contract, in an environment that has only a client's packages and protobuf 7.
+test-protobuf7: .venv-protobuf7/.setup ## Check that the generated code and the client work with protobuf 7 too
+	.venv-protobuf7/bin/python -m pytest -c /dev/null --rootdir . --noconftest -q -p no:cacheprovider tests/test_protos.py
+
+lint: setup ## Check style, types, imports, the wire contract, and that generated code is fresh
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/buf lint
+	$(VENV)/bin/buf breaking --against protos/deepmcat.v1.binpb
+	$(PY) protos/generate.py --check
+
+format: setup ## Format the code and mend what can be mended
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+protos: setup ## Generate the Python code of the wire contract again
+	$(PY) protos/generate.py
+
+contract: setup ## At a release: record the wire contract as the one that must not be broken
+	$(VENV)/bin/buf build -o protos/deepmcat.v1.binpb
+
+bench: setup ## Run the benchmark on the image sets of $DEEPMCAT_DATA
+	$(PY) -m benchmarks $(ARGS)
+
+wheel: setup ## Build the wheel into dist/
+	$(PY) -m pip wheel --no-deps --wheel-dir dist .
+
+clean: ## Remove the environments, what was built, and what tools keep; images and artifacts stay
+	rm -rf .venv .venv-protobuf7 build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# A missing prerequisite gets a sentence instead of a traceback. No network is probed.
+define check_python
+command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here: apt install python3 python3-venv, or name another: make setup PYTHON=python3.12" >&2; exit 2; }; \
+$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "$$($(PYTHON) --version) is not one that DeepMCAT runs on (3.11 to 3.13): apt install python3.12 python3.12-venv, then make setup PYTHON=python3.12" >&2; exit 2; }; \
+$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: apt install $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])') (or python3-venv)" >&2; exit 2; }
+endef
+
+# The stamp is written last, so a set-up that broke off is done again.
+$(VENV)/.setup: pyproject.toml constraints/cpu.txt
+	@test -x $(VENV)/bin/pip || { $(check_python); $(PYTHON) -m venv $(VENV); }
+	$(PY) -m pip install --upgrade -c constraints/cpu.txt pip
+ifneq ($(TORCH_INDEX),)
+	$(PY) -m pip install --no-deps --index-url $(TORCH_INDEX) torch==$(TORCH)
+endif
+	$(PY) -m pip install -c constraints/cpu.txt -e '.[$(EXTRAS)]' --group dev
+	@touch $@
+
+.venv-protobuf7/.setup: pyproject.toml constraints/cpu.txt
+	@test -x .venv-protobuf7/bin/pip || { $(check_python); $(PYTHON) -m venv .venv-protobuf7; }
+	grep -v '^protobuf==' constraints/cpu.txt > .venv-protobuf7/constraints.txt
+	.venv-protobuf7/bin/python -m pip install -c .venv-protobuf7/constraints.txt -e . 'protobuf==7.*' pytest
+	@touch $@
