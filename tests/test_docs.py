@@ -7,8 +7,6 @@ import dataclasses
 import importlib
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -137,7 +135,7 @@ def test_the_metrics_are_the_code_s() -> None:
 def test_the_server_s_settings_are_the_code_s() -> None:
     """docs/operations.md has every setting of the server with its default."""
     settings = importlib.import_module("deepmcat_server.config").Settings
-    defaults = {name: str(field.default).lower() for name, field in settings.model_fields.items()}
+    defaults = {name: str(field.default).lower().removesuffix(".0") for name, field in settings.model_fields.items()}
 
     assert {row[0]: row[1] for row in table("docs/operations.md", "setting")} == defaults
 
@@ -151,21 +149,57 @@ def test_every_command_is_shown_and_no_other() -> None:
     assert {command for document, command in shown if document == "README.md"} == set(commands)
 
 
-def test_every_flag_that_is_shown_exists() -> None:
+def test_every_flag_that_is_shown_exists(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A command line in the documents can be typed as it stands: its flags are in the command's --help."""
+    main = importlib.import_module("deepmcat_client.cli").main
+    monkeypatch.setenv("COLUMNS", "200")
     helps: dict[str, str] = {}
     unknown = []
     for document, (command, *arguments) in command_lines():
         if command not in helps:
-            helps[command] = help_of(command)
-        flags = [word.partition("=")[0] for word in arguments if re.match(r"--[a-z]", word)]
-        unknown += [(document, command, flag) for flag in flags if flag not in helps[command]]
+            assert main([command, "--help"]) == 0, f"deepmcat {command} --help fails"
+            helps[command] = capsys.readouterr().out
+        flags = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+        unknown += [(document, command, flag) for flag in flags if f"{flag} " not in helps[command]]
 
     assert unknown == []
 
 
-def help_of(command: str) -> str:
-    """What `deepmcat COMMAND --help` prints, and its subcommands' help."""
-    run = [sys.executable, "-m", "deepmcat_client.cli", *command.split(), "--help"]
-    done = subprocess.run(run, capture_output=True, text=True, check=True, env={"COLUMNS": "200", "NO_COLOR": "1"})
-    return done.stdout
+def test_the_recipes_settings_are_the_code_s() -> None:
+    """docs/training.md has every recipe and every setting of each, with the values they have."""
+    recipes = importlib.import_module("deepmcat_trainer.recipes").RECIPES
+    names = ["frozen", "deepmcat2021-small", "deepmcat2021"]
+    rows = table("docs/training.md", "setting of a recipe")
+    documented = {(name, row[0], row[1 + i]) for row in rows for i, name in enumerate(names) if row[1 + i]}
+
+    assert {row[0] for row in table("docs/training.md", "recipe")} == set(recipes) == set(names)
+    assert documented == {
+        (name, key, plain(field.default))
+        for name in names
+        for key, field in recipes[name].settings.model_fields.items()
+        if key != "final"
+    }
+
+
+def plain(value: object) -> str:
+    """A setting's value as the tables have it."""
+    if isinstance(value, tuple):
+        return f"({', '.join(f'{part:.3g}' if part != 1 else '1.0' for part in value)})"
+    return "none" if value is None else str(value)
+
+
+def test_the_figures_are_the_code_s() -> None:
+    """docs/training.md defines every figure that `evaluate` writes."""
+    evaluate = importlib.import_module("deepmcat_trainer.evaluate")
+    named = {name for row in table("docs/training.md", "figure") for name in row[0].split("`, `")}
+
+    assert named == {field.name for field in dataclasses.fields(evaluate.CutScores)} - {"k"}
+
+
+def test_the_parts_of_a_dataset_are_the_code_s() -> None:
+    """docs/training.md lists every file of a prepared dataset."""
+    dataset = importlib.import_module("deepmcat_trainer.dataset")
+
+    assert [row[0] for row in table("docs/training.md", "part")] == [
+        dataset.IMAGES, dataset.MANIFEST, dataset.LABELS, dataset.SOURCES, dataset.REPORT, dataset.KEY, dataset.INFO,
+    ]  # fmt: skip
