@@ -206,6 +206,20 @@ def test_a_missing_prerequisite_gets_a_sentence(tmp_path: Path, fake: str | None
     assert not (tmp_path / ".venv").exists()
 
 
+def test_torch_comes_from_the_index_that_is_named(tmp_path: Path) -> None:
+    """`make setup TORCH_INDEX=URL` installs the pinned torch from there, before anything could bring another."""
+    for name in ("Makefile", "pyproject.toml", "constraints"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    command = ["make", "--dry-run", "setup", "TORCH_INDEX=https://example.org/cpu"]
+
+    lines = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    installs = [line for line in lines if "pip install" in line]
+    assert f"--no-deps --index-url https://example.org/cpu torch=={pins('cpu.txt')['torch']}" in installs[1]
+    assert "-e '.[" in installs[2]
+    assert not [line for line in installs if "example.org" in line and "torch==" not in line]
+
+
 def test_the_wheel_has_the_five_packages_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is shipped: our packages with their types and the generated code, no tests, no top-level `server`."""
     build = pytest.importorskip("hatchling.build")
