@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -10,11 +11,12 @@ from rich.console import Console
 from deepmcat_trainer.progress import progress
 
 
-def shown(console: Console, *, done: int = 3) -> str:
-    with progress("preparing", total=5, console=console) as advance:
-        for _ in range(done):
+def shown(console: Console) -> str:
+    with progress("preparing", console=console) as advance:
+        advance.expect(3)
+        for _ in range(3):
+            time.sleep(0.001)  # a rate needs time to pass
             advance()
-        advance.expect(done)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
