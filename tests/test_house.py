@@ -68,6 +68,21 @@ def licences(distribution: importlib.metadata.Distribution) -> str:
     return " ".join([metadata.get("License-Expression") or "", first_line, *classifiers])
 
 
+def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run make as from a terminal, also where these tests run under make."""
+    outer = {"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS"}
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    return subprocess.run(["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(name="bare_clone")
+def bare_clone_fixture(tmp_path: Path) -> Path:
+    """What `make setup` reads, in a folder without an environment."""
+    for name in ("Makefile", "pyproject.toml", "constraints"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
 @pytest.mark.parametrize("folder", ["protos", "server", "trainer", "clients", "tests", "core", "docs", "benchmarks"])
 def test_the_rooms_are_where_the_plan_has_them(folder: str) -> None:
     """The top-level folders that docs/architecture.md draws exist."""
@@ -161,7 +176,7 @@ def test_code_is_generated_with_the_pinned_tools() -> None:
 def test_every_make_target_is_explained() -> None:
     """`make` alone lists every target, each with a line."""
     phony = re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)
-    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = make()
 
     assert phony is not None
     assert set(phony[1].split()) == TARGETS
@@ -187,32 +202,24 @@ def test_ci_calls_targets_that_exist() -> None:
     ],
     ids=["missing", "too old", "no venv"],
 )
-def test_a_missing_prerequisite_gets_a_sentence(tmp_path: Path, fake: str | None, sentence: str) -> None:
+def test_a_missing_prerequisite_gets_a_sentence(bare_clone: Path, fake: str | None, sentence: str) -> None:
     """`make setup` names the package to install, and changes nothing."""
-    for name in ("Makefile", "pyproject.toml", "constraints"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    python = tmp_path / "fake-python"
+    python = bare_clone / "fake-python"
     if fake is not None:
         python.write_text(f"#!/bin/sh\n{fake}\n")
         python.chmod(0o755)
 
-    done = subprocess.run(
-        ["make", "setup", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = make("setup", f"PYTHON={python}", cwd=bare_clone)
 
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "apt install" in done.stderr
-    assert not (tmp_path / ".venv").exists()
+    assert not (bare_clone / ".venv").exists()
 
 
-def test_torch_comes_from_the_index_that_is_named(tmp_path: Path) -> None:
+def test_torch_comes_from_the_index_that_is_named(bare_clone: Path) -> None:
     """`make setup TORCH_INDEX=URL` installs the pinned torch from there, before anything could bring another."""
-    for name in ("Makefile", "pyproject.toml", "constraints"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    command = ["make", "--dry-run", "setup", "TORCH_INDEX=https://example.org/cpu"]
-
-    lines = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = make("--dry-run", "setup", "TORCH_INDEX=https://example.org/cpu", cwd=bare_clone).stdout.splitlines()
 
     installs = [line for line in lines if "pip install" in line]
     assert f"--no-deps --index-url https://example.org/cpu torch=={pins('cpu.txt')['torch']}" in installs[1]
