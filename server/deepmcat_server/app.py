@@ -1,0 +1,200 @@
+"""The server's life, from top to bottom.
+
+    open the admin port ─► start decoding workers ─► warm everything ─► bind ─► SERVING
+    … until a signal …
+    NOT_SERVING ─► keep answering for drain_s ─► stop(grace_s) ─► batcher drains ─► workers end ─► exit 0
+
+`serve` is the process; `run_server` is everything in it that a test needs, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from deepmcat_core.decode_pool import DecodePool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+
+from deepmcat.v1 import categorization_pb2 as pb
+from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
+from deepmcat_core import logs
+from deepmcat_core.categorizer import Categorizer
+from deepmcat_core.codecs import decoders
+from deepmcat_core.errors import ConfigError
+from deepmcat_server.admin import Admin
+from deepmcat_server.admission import Admission
+from deepmcat_server.batcher import Batcher
+from deepmcat_server.catalog_watch import CatalogWatch
+from deepmcat_server.config import Address, Settings, parse_address
+from deepmcat_server.decoding import Decoder, Pool
+from deepmcat_server.health import Health
+from deepmcat_server.interceptors import Observing, Translating
+from deepmcat_server.metrics import Metrics
+from deepmcat_server.pipeline import Pipeline, bucket_sizes, logged_embed
+from deepmcat_server.servicer import CategorizationServicer
+from deepmcat_server.streams import Closing
+
+LOG = logs.logger("server.app")
+SERVICE = pb.DESCRIPTOR.services_by_name["CategorizationService"].full_name
+SECOND_SIGNAL_EXIT_CODE = 130
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A server that is SERVING: where, and its parts that a test looks at."""
+
+    listen: Address
+    admin: Address
+    batcher: Batcher
+    admission: Admission
+    registry: CollectorRegistry
+
+
+async def serve(settings: Settings, categorizer: Categorizer, ready_file: Path | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; a second one exits at once."""
+    with _stopped_by_signals() as stop:
+        async with run_server(settings, categorizer) as server:
+            _announce(server, categorizer, ready_file)
+            await stop.wait()
+    logs.event(LOG, logging.INFO, "stopped")
+
+
+@asynccontextmanager
+async def run_server(
+    settings: Settings, categorizer: Categorizer, *, open_pool: Callable[[int], Pool] = DecodePool
+) -> AsyncIterator[Running]:
+    """Everything between a loaded artifact and a server that is SERVING; leaving it drains. Raises ConfigError."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.artifact(categorizer.artifact.artifact_id)
+    admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_pending_bytes)
+    closing = Closing()
+
+    with Admin(parse_address(settings.admin), registry) as admin:
+        async with (
+            Decoder(open_pool(settings.workers)) as decoder,
+            Batcher(logged_embed(categorizer.engine), max_batch=settings.max_batch, on_batch=metrics.batch) as batcher,
+            Pipeline(categorizer=categorizer, decoder=decoder, batcher=batcher, metrics=metrics) as pipeline,
+            CatalogWatch(categorizer, poll_s=settings.catalog_poll_s),
+        ):
+            metrics.queue_depth.set_function(lambda: batcher.depth)
+            await decoder.warm(settings.workers)
+            await batcher.call(categorizer.engine.warm, bucket_sizes(settings.max_batch))
+            servicer = CategorizationServicer(
+                settings=settings,
+                pipeline=pipeline,
+                admission=admission,
+                metrics=metrics,
+                closing=closing,
+                decoders=decoders(),
+            )
+            async with _grpc_server(settings, servicer, metrics, admin, closing) as listen:
+                yield Running(
+                    listen=listen, admin=admin.address, batcher=batcher, admission=admission, registry=registry
+                )
+
+
+@asynccontextmanager
+async def _grpc_server(
+    settings: Settings, servicer: CategorizationServicer, metrics: Metrics, admin: Admin, closing: Closing
+) -> AsyncIterator[Address]:
+    """Bind and become SERVING; on leaving, stop in the order that loses no call."""
+    server = grpc.aio.server(interceptors=[Observing(metrics), Translating()], options=_options(settings))
+    probes = Health()
+    pb_grpc.add_CategorizationServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(probes, server)
+    reflection.enable_server_reflection(
+        (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
+    )
+    listen = _bind(server, parse_address(settings.listen))
+    await probes.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+    await server.start()
+    admin.ready = True
+    try:
+        yield listen
+    finally:
+        # 1. Tell load balancers and keep answering while they look elsewhere.
+        logs.event(LOG, logging.INFO, "draining", duration_s=settings.drain_s)
+        admin.ready = False
+        await probes.enter_graceful_shutdown()
+        await asyncio.sleep(settings.drain_s)
+        # 2. Take no new calls; streams stop reading and answer what they have read.
+        stopped = asyncio.create_task(server.stop(settings.grace_s))
+        closing.close()
+        probes.end_watches()
+        # 3. Whatever is open after the grace is cancelled. The batcher, then the workers, end after this.
+        await stopped
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.so_reuseport", 0),  # a second server on the port is a mistake to report, not a sharer of calls
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def _bind(server: grpc.aio.Server, address: Address) -> Address:
+    try:
+        return Address(address.host, server.add_insecure_port(str(address)))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"cannot listen on {address}: the port is busy, or the address is not this machine's; choose another"
+        ) from error
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[asyncio.Event]:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def handle(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(SECOND_SIGNAL_EXIT_CODE)
+        logs.event(LOG, logging.INFO, "signal", signal=number.name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handle, number)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _announce(server: Running, categorizer: Categorizer, ready_file: Path | None) -> None:
+    """Say where, in the log and in the ready file (which appears whole, by a rename)."""
+    for name, address in (("listening", server.listen), ("admin listening", server.admin)):
+        logs.event(LOG, logging.INFO, name, address=str(address))
+    logs.event(
+        LOG,
+        logging.INFO,
+        "serving",
+        artifact_id=categorizer.artifact.artifact_id,
+        catalog_version=categorizer.catalog.version,
+        engine=categorizer.engine.name,
+        device=categorizer.engine.device,
+        version=version("deepmcat"),
+    )
+    if ready_file is not None:
+        partial = ready_file.with_name(f".{ready_file.name}.partial")
+        partial.write_text(json.dumps({"listen": str(server.listen), "admin": str(server.admin)}), encoding="utf-8")
+        partial.replace(ready_file)

@@ -1,0 +1,49 @@
+"""`deepmcat serve`: serve an artifact over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepmcat_core import logs
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(help="The artifact: a directory or a packed file.")],
+    listen: Annotated[str | None, typer.Option(help="HOST:PORT for gRPC; port 0 is any free one.")] = None,
+    admin: Annotated[str | None, typer.Option(help="HOST:PORT for /livez, /readyz and /metrics.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plaintext beyond this machine.")] = False,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, any setting; may be repeated.")] = None,
+    ready_file: Annotated[Path | None, typer.Option(help="Write the actual addresses here once serving.")] = None,
+) -> None:
+    """Serve ARTIFACT over gRPC until SIGTERM. Every setting is also a DEEPMCAT_* variable."""
+    # gRPC's own lines are not JSON; what they say about a busy port, our error says better.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from deepmcat_core.categorizer import load
+    from deepmcat_server.app import serve
+    from deepmcat_server.config import load as load_settings
+
+    flags = {"listen": listen, "admin": admin, "device": device, "insecure": insecure or None}
+    settings = load_settings(flags=flags, sets=set_ or [], file=config)
+    logs.configure(settings.log_level)
+    categorizer = load(artifact, device=settings.device, limits=settings.limits)
+    with closing(categorizer.engine), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(settings, categorizer, ready_file))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop's where it is installed, which is not on every platform; else the standard one."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -1,0 +1,131 @@
+"""The server's settings. Flags win over DEEPMCAT_* variables, those over the config file, that over the defaults."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from deepmcat_core import config
+from deepmcat_core.errors import ConfigError
+from deepmcat_core.frame import Limits
+
+MIB = 2**20
+
+
+class Address(NamedTuple):
+    """Where a port is bound."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        """HOST:PORT, an IPv6 host in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """HOST:PORT or [IPV6]:PORT; port 0 is any free one. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("should be HOST:PORT, such as 127.0.0.1:50051")
+    return Address(host, int(port))
+
+
+def _checked(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+AddressText = Annotated[str, AfterValidator(_checked)]
+Seconds = Annotated[float, Field(ge=0, le=3600)]
+
+
+class Settings(BaseSettings):
+    """How one server runs. docs/operations.md explains each."""
+
+    model_config = SettingsConfigDict(env_prefix="DEEPMCAT_", extra="forbid", frozen=True)
+
+    listen: AddressText = "127.0.0.1:50051"
+    admin: AddressText = "127.0.0.1:9464"
+    insecure: bool = False  # plaintext beyond this machine, asked for explicitly
+    device: str = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    decode_workers: int = Field(default=0, ge=0, le=256)  # 0: one a CPU
+    max_batch: int = Field(default=32, ge=1, le=1024)  # frames
+
+    max_message_bytes: int = Field(default=16 * MIB, ge=2 * MIB, le=512 * MIB)  # a chunk must fit
+    max_image_bytes: int = Field(default=512 * MIB, ge=1)
+    max_pending_bytes: int = Field(default=1024 * MIB, ge=1)  # of all images inside
+    max_queue: int = Field(default=1024, ge=1)
+    max_stream_in_flight: int = Field(default=32, ge=1)
+    max_frames: int = Field(default=64, ge=1, le=4096)
+    max_side: int = Field(default=32768, ge=1)
+
+    default_timeout_s: float = Field(default=30, gt=0, le=3600)
+    max_timeout_s: float = Field(default=120, gt=0, le=3600)
+    chunk_timeout_s: float = Field(default=30, gt=0, le=3600)
+
+    drain_s: Seconds = 5.0  # answering as before while load balancers look elsewhere
+    grace_s: Seconds = 30.0  # then, for what is still open
+    catalog_poll_s: float = Field(default=2.0, gt=0, le=3600)
+
+    @property
+    def limits(self) -> Limits:
+        """The core's limits."""
+        return Limits(max_bytes=self.max_image_bytes, max_frames=self.max_frames, max_side=self.max_side)
+
+    @property
+    def workers(self) -> int:
+        """The number of decoding workers."""
+        return self.decode_workers or os.cpu_count() or 1
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Values only: `load` reads the environment and puts it in its place, above the file."""
+        return (init_settings,)
+
+
+def load(*, flags: Mapping[str, Any] | None = None, sets: Sequence[str] = (), file: Path | None = None) -> Settings:
+    """The settings of one start. flags: None where not given. Raises ConfigError."""
+    data = config.read_file(file) if file else {}
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    for source in (EnvSettingsSource(Settings)(), config.parse_settings(sets), given):
+        data = config.merged(data, source)
+    settings = config.validate(Settings, data)
+    _refuse_open_plaintext(settings)
+    return settings
+
+
+def _refuse_open_plaintext(settings: Settings) -> None:
+    for name in ("listen", "admin"):
+        address = getattr(settings, name)
+        if not parse_address(address).is_loopback and not settings.insecure:
+            raise ConfigError(
+                f"{name} {address} can be reached from other machines and this server speaks plaintext: "
+                "listen on 127.0.0.1 (behind what terminates TLS), or allow it with --insecure"
+            )

@@ -1,0 +1,153 @@
+"""Around every call: what is counted and logged of it, and how its errors travel.
+
+    Observing ─► Translating ─► handler
+
+The translating interceptor is the only place that aborts a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from deepmcat_core import logs
+from deepmcat_server.metrics import Metrics
+from deepmcat_server.status import outcome_of, to_status, trailers
+
+LOG = logs.logger("server.calls")
+OWN_PACKAGE = "deepmcat."
+
+
+@dataclass(slots=True)
+class Call:
+    """What a handler tells about its call for the access line."""
+
+    images: int = 0
+
+
+CALL: ContextVar[Call] = ContextVar("CALL")
+"""The call of the current handler."""
+
+Handler = Any  # grpc.RpcMethodHandler, whose stubs say nothing of its members
+Context = Any  # grpc.aio.ServicerContext, whose stubs lack code() and done()
+
+
+class Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[type-arg]  # generic in its stubs only
+    """An interceptor that is a context manager around the handler, whatever the handler's kind."""
+
+    @abstractmethod
+    def around(self, service: str, method: str, context: Context) -> AbstractAsyncContextManager[None]:
+        """What happens around a call of `service`/`method`: both names of services registered here."""
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Handler]], handler_call_details: Any
+    ) -> Handler:
+        """The handler with `around` around it; a method that nobody registered is left to gRPC."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        _, service, method = handler_call_details.method.split("/")
+        return _wrapped(handler, lambda context: self.around(service, method, context))
+
+
+class Observing(Around):
+    """Counts and times each call, and writes one access line for it."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    @asynccontextmanager
+    async def around(self, service: str, method: str, context: Context) -> AsyncIterator[None]:
+        """Count, time, log."""
+        started, call, code = time.perf_counter(), Call(), "OK"
+        CALL.set(call)
+        self._metrics.started.labels(service, method).inc()
+        try:
+            yield
+        except asyncio.CancelledError:
+            code = "DEADLINE_EXCEEDED" if _late(context) else "CANCELLED"
+            raise
+        except Exception:
+            code = _code(context)
+            raise
+        finally:
+            duration_s = time.perf_counter() - started
+            self._metrics.handled.labels(service, method, code).inc()
+            self._metrics.handling.labels(service, method).observe(duration_s)
+            # Probes call every few seconds: their lines are for debugging only.
+            level = logging.INFO if service.startswith(OWN_PACKAGE) else logging.DEBUG
+            logs.event(
+                LOG, level, "call", method=method, code=code, duration_s=round(duration_s, 6), images=call.images
+            )
+
+
+class Translating(Around):
+    """Ends a call with the status of the error that its handler raised."""
+
+    @asynccontextmanager
+    async def around(self, service: str, method: str, context: Context) -> AsyncIterator[None]:
+        """Translate, once."""
+        try:
+            yield
+        except grpc.aio.AbortError:  # a standard servicer (health) has answered already
+            raise
+        except Exception as error:  # the border: nothing of ours goes further
+            if outcome_of(error) is None:
+                logs.event(LOG, logging.ERROR, "internal error", method=method, exc_info=True)
+            if _over(context):
+                # Nobody listens any more. Aborting would only make gRPC log a failed send.
+                raise asyncio.CancelledError from error
+            status = to_status(error)
+            code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+            await context.abort(code, status.message, trailers(error, status))
+
+
+def _over(context: Context) -> bool:
+    return bool(context.done()) or _late(context)
+
+
+def _late(context: Context) -> bool:
+    remaining = context.time_remaining()
+    return remaining is not None and remaining <= 0
+
+
+def _code(context: Context) -> str:
+    code = context.code()
+    return code.name if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN.name
+
+
+def _wrapped(handler: Handler, around: Callable[[Context], AbstractAsyncContextManager[None]]) -> Handler:
+    """`handler` with `around` around its call, for all four kinds of methods."""
+    kind, factory = {
+        (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+        (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+        (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+        (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+    }[handler.request_streaming, handler.response_streaming]
+    inner = getattr(handler, kind)
+
+    async def call(request: Any, context: Context) -> Any:
+        async with around(context):
+            return await inner(request, context)
+
+    async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
+        async with around(context):
+            async for response in inner(request, context):
+                yield response
+
+    return factory(
+        generate if inspect.isasyncgenfunction(inner) else call,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )

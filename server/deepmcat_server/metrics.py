@@ -1,0 +1,123 @@
+"""What the server counts and times. One object, its registry passed in; labels from closed sets only.
+
+Never a label: a UID, a file name, the name of a category, a header value, an item_id, a caller.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from deepmcat_core.categorizer import Categorization
+from deepmcat_server.batcher import BatchReport
+from deepmcat_server.status import REASONS, reason_of
+
+Stage = Literal["receive", "decode", "queue", "encode", "assign"]
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+DISTANCES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)
+RESULTS = frozenset({"ok", "cancelled", *(reason.lower() for reason in REASONS)})
+
+MAX_CATEGORIES = 1000
+OTHER = "other"
+
+
+class Metrics:
+    """The metrics of one server in one registry. docs/operations.md says what each is for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.started = Counter(
+            "grpc_server_started", "Calls begun.", ["grpc_service", "grpc_method"], registry=registry
+        )
+        self.handled = Counter(
+            "grpc_server_handled", "Calls ended.", ["grpc_service", "grpc_method", "grpc_code"], registry=registry
+        )
+        self.handling = Histogram(
+            "grpc_server_handling_seconds",
+            "How long calls took.",
+            ["grpc_service", "grpc_method"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._images = Counter("deepmcat_images", "Images by outcome.", ["result"], registry=registry)
+        for result in RESULTS:
+            self._images.labels(result)  # a rate over a series needs its zero
+        self._stages = Histogram(
+            "deepmcat_stage_duration_seconds", "Time by stage.", ["stage"], buckets=SECONDS, registry=registry
+        )
+        self._batch_size = Histogram("deepmcat_batch_size", "Frames a batch.", buckets=BATCH_SIZES, registry=registry)
+        self.queue_depth = Gauge("deepmcat_queue_depth", "Images waiting for the encoder.", registry=registry)
+        self._queue_wait = Histogram(
+            "deepmcat_queue_wait_seconds", "How long images waited for the encoder.", buckets=SECONDS, registry=registry
+        )
+        self._outliers = Counter("deepmcat_outliers", "Images unlike those the artifact knows.", registry=registry)
+        self._assignments = Counter(
+            "deepmcat_assignments", "Images by category id.", ["category_id"], registry=registry
+        )
+        self._distance = Histogram(
+            "deepmcat_centroid_distance", "Distance to the nearest centroid.", buckets=DISTANCES, registry=registry
+        )
+        self._artifact = Gauge(
+            "deepmcat_artifact_info", "1 for the artifact in force.", ["artifact_id"], registry=registry
+        )
+        self._categories: set[str] = set()
+        self._artifacts: set[str] = set()
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[None]:
+        """Time a stage, also when it fails."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stages.labels(stage).observe(time.perf_counter() - started)
+
+    @contextmanager
+    def image(self) -> Iterator[None]:
+        """Count one image by how it ends."""
+        result = "cancelled"
+        try:
+            yield
+            result = "ok"
+        except Exception as error:
+            result = reason_of(error).lower()
+            raise
+        finally:
+            self._images.labels(result).inc()
+
+    def batch(self, report: BatchReport) -> None:
+        """A batch has run."""
+        self._batch_size.observe(report.frames)
+        self._stages.labels("encode").observe(report.encode_s)
+        for wait_s in report.waits_s:
+            self._stages.labels("queue").observe(wait_s)
+            self._queue_wait.observe(wait_s)
+
+    def answer(self, categorization: Categorization) -> None:
+        """An image was assigned."""
+        assignment = categorization.assignment
+        self._assignments.labels(self._bounded(assignment.category_id)).inc()
+        self._distance.observe(assignment.distance)
+        if assignment.outlier:
+            self._outliers.inc()
+
+    def artifact(self, artifact_id: str) -> None:
+        """Another artifact is in force. Those before it go to 0, as a gauge's label cannot be taken back everywhere."""
+        for old in self._artifacts:
+            self._artifact.labels(old).set(0)
+        self._artifacts.add(artifact_id)
+        self._artifact.labels(artifact_id).set(1)
+
+    def _bounded(self, category_id: str) -> str:
+        """Catalogs grow and ids are never reused, so the label has a bound of its own."""
+        if category_id not in self._categories:
+            if len(self._categories) >= MAX_CATEGORIES:
+                return OTHER
+            self._categories.add(category_id)
+        return category_id

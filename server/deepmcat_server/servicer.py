@@ -1,0 +1,218 @@
+"""deepmcat.v1.CategorizationService: what a call means, in terms of the pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import grpc.aio
+
+from deepmcat.v1 import categorization_pb2 as pb
+from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
+from deepmcat_core import logs
+from deepmcat_core.errors import DeepmcatError
+from deepmcat_core.frame import ImageSource
+from deepmcat_server import wire
+from deepmcat_server.admission import Admission, Permit
+from deepmcat_server.config import Settings
+from deepmcat_server.errors import InvalidRequest, ServerBusy, ServerClosing
+from deepmcat_server.interceptors import CALL, LOG
+from deepmcat_server.metrics import Metrics
+from deepmcat_server.pipeline import Pipeline
+from deepmcat_server.requests import MAX_ITEM_ID_BYTES, Announced, Item, check_pin, read_item
+from deepmcat_server.status import outcome_of, to_status
+from deepmcat_server.streams import Closing, Inbox, answer_in_order
+from deepmcat_server.uploads import MAX_CHUNK_BYTES, StreamInbox, read_chunks, skip_chunks
+
+EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
+
+Context = Any  # grpc.aio.ServicerContext, generic in the messages of each method
+
+
+class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
+    """Answers calls. Errors leave as exceptions; the translating interceptor ends the call with their status."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        pipeline: Pipeline,
+        admission: Admission,
+        metrics: Metrics,
+        closing: Closing,
+        decoders: Sequence[str],
+    ) -> None:
+        self.settings = settings
+        self.pipeline = pipeline
+        self.admission = admission
+        self.metrics = metrics
+        self._closing = closing
+        self._decoders = tuple(decoders)
+
+    @property
+    def artifact_id(self) -> str:
+        """The artifact in force."""
+        return self.pipeline.categorizer.artifact.artifact_id
+
+    async def Categorize(self, request: pb.CategorizeRequest, context: Context) -> pb.CategorizeResponse:  # noqa: N802
+        """One image; refused at once where the server is full."""
+        CALL.get().images = 1
+        with self.metrics.image():
+            with self.metrics.stage("receive"):
+                item = self.read_item(request)
+                if isinstance(item.content, Announced):
+                    raise InvalidRequest("chunked images are for CategorizeStream", "image.chunked")
+                permit = self.admission.enter_now(item.size_bytes)
+            with permit:
+                answer = await self.answer(item, item.content)
+        return pb.CategorizeResponse(item_id=item.item_id, categorization=answer)
+
+    async def CategorizeStream(self, request_iterator: object, context: Context) -> None:  # noqa: N802
+        """Many images on one call, answered in the order of arrival."""
+        inbox: StreamInbox = Inbox(context.read, EOF, self._closing)
+        stream = _Stream(self, inbox)
+        await answer_in_order(stream.next_task, context.write, max_in_flight=self.settings.max_stream_in_flight)
+        if inbox.cut_off:
+            raise ServerClosing("the server is shutting down; send the images that have no answer elsewhere")
+
+    async def GetArtifact(self, request: pb.GetArtifactRequest, context: Context) -> pb.GetArtifactResponse:  # noqa: N802
+        """What is being served."""
+        check_pin(request.artifact_id, self.artifact_id)
+        categorizer = self.pipeline.categorizer
+        return pb.GetArtifactResponse(
+            artifact=wire.artifact(categorizer.artifact, categorizer.catalog),
+            limits=_limits(self.settings),
+            engine=categorizer.engine.name,
+            device=categorizer.engine.device,
+            server_version=version("deepmcat"),
+            decoders=self._decoders,
+        )
+
+    async def ListCategories(  # noqa: N802
+        self, request: pb.ListCategoriesRequest, context: Context
+    ) -> pb.ListCategoriesResponse:
+        """The catalog in force."""
+        check_pin(request.artifact_id, self.artifact_id)
+        catalog = self.pipeline.categorizer.catalog
+        return pb.ListCategoriesResponse(
+            categories=wire.categories(catalog), artifact_id=self.artifact_id, catalog_version=catalog.version
+        )
+
+    def read_item(self, request: pb.CategorizeRequest) -> Item:
+        """The request, checked. Raises InvalidRequest, ArtifactNotFound, ImageTooLarge."""
+        return read_item(request, limits=self.pipeline.categorizer.limits, artifact_id=self.artifact_id)
+
+    async def answer(self, item: Item, source: ImageSource) -> pb.Categorization:
+        """The answer for an admitted item."""
+        answer = await self.pipeline.categorize(source, frames=item.frames, top_k=item.top_k)
+        return wire.categorization(answer, want_embedding=item.want_embedding)
+
+
+class _Stream:
+    """One call of CategorizeStream: makes a task of each image it reads."""
+
+    def __init__(self, servicer: CategorizationServicer, inbox: StreamInbox) -> None:
+        self._servicer = servicer
+        self._settings = servicer.settings
+        self._inbox = inbox
+        self._to_skip = 0  # bytes of an image that was refused when it was announced
+
+    async def next_task(self) -> asyncio.Task[pb.CategorizeStreamResponse] | None:
+        """The task that answers the next image; None at the end. Raises InvalidRequest, which ends the call."""
+        if not await skip_chunks(self._inbox, self._to_skip, chunk_timeout_s=self._settings.chunk_timeout_s):
+            return None
+        self._to_skip = 0
+        message = await self._inbox.next()
+        if message is None:
+            return None
+        if message.WhichOneof("message") != "item":
+            raise InvalidRequest("a message is neither an image nor a chunk of one announced before it", "message")
+        CALL.get().images += 1
+        with self._servicer.metrics.stage("receive"):
+            return await self._receive(message.item)
+
+    async def _receive(self, request: pb.CategorizeRequest) -> asyncio.Task[pb.CategorizeStreamResponse] | None:
+        try:
+            item = self._servicer.read_item(request)
+            permit = await self._enter(item)
+        except DeepmcatError as error:
+            if request.image.WhichOneof("content") == "chunked":
+                self._to_skip = request.image.chunked.size_bytes
+            return asyncio.create_task(self._refuse(request.item_id, error))
+        source = item.content
+        if isinstance(source, Announced):
+            try:
+                uploaded = await read_chunks(
+                    self._inbox, source.size_bytes, chunk_timeout_s=self._settings.chunk_timeout_s
+                )
+            except BaseException:
+                permit.release()
+                raise
+            if uploaded is None:
+                permit.release()
+                return None
+            source = uploaded
+        task = asyncio.create_task(self._answer(item, source))
+        task.add_done_callback(lambda _: permit.release())  # also where it is cancelled before it begins
+        return task
+
+    async def _enter(self, item: Item) -> Permit:
+        """Room for the item: waiting here is the flow control. Raises ServerBusy where its time runs out first."""
+        timeout_s = self._timeout_s(item)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._servicer.admission.enter(item.size_bytes)
+        except TimeoutError as error:
+            raise _too_late(timeout_s) from error
+
+    async def _answer(self, item: Item, source: ImageSource) -> pb.CategorizeStreamResponse:
+        timeout_s = self._timeout_s(item)
+        try:
+            with self._servicer.metrics.image():
+                try:
+                    async with asyncio.timeout(timeout_s) as timeout:
+                        answer = await self._servicer.answer(item, source)
+                except TimeoutError as error:
+                    raise (_too_late(timeout_s) if timeout.expired() else error) from error
+        except Exception as error:  # noqa: BLE001  # one image never ends a stream: its error is its answer
+            return _error(item.item_id, error)
+        return pb.CategorizeStreamResponse(item_id=item.item_id, categorization=answer)
+
+    async def _refuse(self, item_id: str, error: DeepmcatError) -> pb.CategorizeStreamResponse:
+        try:
+            with self._servicer.metrics.image():
+                raise error
+        except DeepmcatError:
+            return _error(item_id, error)
+
+    def _timeout_s(self, item: Item) -> float:
+        wanted_s = item.timeout_ms / 1000 or self._settings.default_timeout_s
+        return min(wanted_s, self._settings.max_timeout_s)
+
+
+def _too_late(timeout_s: float) -> ServerBusy:
+    return ServerBusy(f"the image could not be answered in its {timeout_s:g} s; send it again, or allow it more time")
+
+
+def _error(item_id: str, error: Exception) -> pb.CategorizeStreamResponse:
+    if outcome_of(error) is None:
+        logs.event(LOG, logging.ERROR, "internal error", method="CategorizeStream", exc_info=True)
+    return pb.CategorizeStreamResponse(item_id=item_id, error=to_status(error))
+
+
+def _limits(settings: Settings) -> pb.Limits:
+    return pb.Limits(
+        max_message_bytes=settings.max_message_bytes,
+        max_image_bytes=settings.max_image_bytes,
+        max_chunk_bytes=MAX_CHUNK_BYTES,
+        max_frames=settings.max_frames,
+        max_side=settings.max_side,
+        max_stream_in_flight=settings.max_stream_in_flight,
+        max_queue=settings.max_queue,
+        max_item_id_bytes=MAX_ITEM_ID_BYTES,
+        default_timeout_ms=round(min(settings.default_timeout_s, settings.max_timeout_s) * 1000),
+        max_timeout_ms=round(settings.max_timeout_s * 1000),
+    )

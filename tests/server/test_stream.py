@@ -1,0 +1,233 @@
+"""CategorizeStream over a real channel: order, bounds, chunks, timeouts, and what ends a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+
+from deepmcat.v1 import categorization_pb2 as pb
+
+
+def item(request: pb.CategorizeRequest) -> pb.CategorizeStreamRequest:
+    """One whole image of a stream."""
+    return pb.CategorizeStreamRequest(item=request)
+
+
+def announced(size: int, item_id: str = "") -> pb.CategorizeStreamRequest:
+    """The announcement of a chunked image."""
+    image = pb.Image(chunked=pb.ChunkedContent(size_bytes=size))
+    return item(pb.CategorizeRequest(item_id=item_id, image=image))
+
+
+def chunk(data: bytes) -> pb.CategorizeStreamRequest:
+    """A chunk."""
+    return pb.CategorizeStreamRequest(chunk=data)
+
+
+async def converse(stub: Any, messages: Iterable[pb.CategorizeStreamRequest]) -> tuple[list[Any], Any]:
+    """Send everything while reading answers; the answers, and the call's status."""
+    call = stub.CategorizeStream(iter(messages))
+    answers = []
+    try:
+        async for response in call:
+            answers.append(response)
+    except grpc.aio.AioRpcError:
+        pass
+    return answers, call
+
+
+def reason(response: pb.CategorizeStreamResponse) -> str:
+    """The reason of an error answer, "" of a good one."""
+    if response.WhichOneof("result") == "categorization":
+        return ""
+    info = ErrorInfo()
+    assert response.error.details[0].Unpack(info)
+    return info.reason
+
+
+async def test_answers_come_in_order_of_arrival(serving, pngs, request_of):
+    """A hundred images, more than may be in flight, get their own answers in the order in which they were sent."""
+    async with serving(max_stream_in_flight=5, max_batch=4) as served:
+        messages = [item(request_of(pngs[i % 4], str(i))) for i in range(100)]
+        answers, call = await converse(served.stub, messages)
+
+    assert await call.code() is grpc.StatusCode.OK
+    assert [a.item_id for a in answers] == [str(i) for i in range(100)]
+    assert [a.categorization.assignment.cluster_id for a in answers] == [i % 4 for i in range(100)]
+    assert sum(served.engine.batches) == 100
+    assert served.scraped["deepmcat_images_total result=ok"] == 100
+
+
+async def test_a_bad_image_never_ends_a_stream(serving, pngs, request_of):
+    """Each image that cannot be answered has its error in its place; the others are unharmed."""
+    async with serving() as served:
+        messages = [
+            item(request_of(pngs[0], "good")),
+            item(request_of(pngs[1][:60], "cut off")),
+            item(pb.CategorizeRequest(item_id="empty")),
+            item(request_of(pngs[1], "x" * 65)),
+            item(request_of(pngs[1], "pinned", artifact_id="1" * 64)),
+            item(request_of(pngs[3], "good too")),
+        ]
+        answers, call = await converse(served.stub, messages)
+
+    assert await call.code() is grpc.StatusCode.OK
+    assert [a.item_id for a in answers] == ["good", "cut off", "empty", "x" * 65, "pinned", "good too"]
+    reasons = ["", "CORRUPT_IMAGE", "INVALID_REQUEST", "INVALID_REQUEST", "ARTIFACT_NOT_FOUND", ""]
+    assert [reason(a) for a in answers] == reasons
+    assert answers[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert served.scraped["deepmcat_images_total result=invalid_request"] == 2
+
+
+async def test_chunked_image_is_the_file_it_was(serving, pngs, request_of):
+    """An image in chunks gets the answer that it gets whole, between images that came whole."""
+    png = pngs[2]
+    async with serving() as served:
+        messages = [
+            item(request_of(pngs[0], "before")),
+            announced(len(png), "chunked"),
+            *(chunk(png[i : i + 50]) for i in range(0, len(png), 50)),
+            item(request_of(pngs[1], "after")),
+        ]
+        answers, call = await converse(served.stub, messages)
+
+    assert await call.code() is grpc.StatusCode.OK
+    clusters = {a.item_id: a.categorization.assignment.cluster_id for a in answers}
+    assert clusters == {"before": 0, "chunked": 2, "after": 1}
+
+
+async def test_oversized_chunked_image_is_read_past(serving, pngs, request_of):
+    """An announcement over the limit gets IMAGE_TOO_LARGE, its chunks are dropped, and the stream goes on."""
+    async with serving(max_image_bytes=1000) as served:
+        messages = [
+            announced(1001, "large"),
+            chunk(b"x" * 1000),
+            chunk(b"x"),
+            item(request_of(pngs[1], "after")),
+        ]
+        answers, call = await converse(served.stub, messages)
+
+    assert await call.code() is grpc.StatusCode.OK
+    assert [(a.item_id, reason(a)) for a in answers] == [("large", "IMAGE_TOO_LARGE"), ("after", "")]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        [chunk(b"x")],
+        [pb.CategorizeStreamRequest()],
+        [announced(10), chunk(b"x" * 11)],
+        [announced(10), chunk(b"")],
+        [announced(10), announced(10)],
+        [announced(10), chunk(b"x" * 9)],
+        [announced(2**21), chunk(b"x" * (2**20 + 1))],
+    ],
+    ids=["unannounced", "empty", "too much", "no bytes", "another image", "too little", "long chunk"],
+)
+async def test_broken_protocol_ends_the_call(serving, pngs, request_of, broken):
+    """A stream that breaks the rules of chunks answers what came before, then ends with INVALID_REQUEST."""
+    async with serving() as served:
+        answers, call = await converse(served.stub, [item(request_of(pngs[0], "before")), *broken])
+
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert [(a.item_id, reason(a)) for a in answers] == [("before", "")]
+        assert served.running.admission.images == 0
+
+
+async def test_stalled_upload_ends_the_call(serving):
+    """An announced image whose chunks stop coming does not keep its room."""
+    async with serving(chunk_timeout_s=0.1) as served:
+        call = served.stub.CategorizeStream()
+        await call.write(announced(10))
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert served.running.admission.images == 0
+
+
+async def test_item_that_runs_out_of_time(serving, pngs, request_of, until):
+    """An image whose timeout passes gets SERVER_BUSY with a delay as its answer; later ones are answered."""
+    async with serving() as served:
+        served.engine.free.clear()
+        call = served.stub.CategorizeStream()
+        await call.write(item(request_of(pngs[0], "held")))
+        await until(served.engine.entered.is_set)
+        await call.write(item(request_of(pngs[1], "hasty", timeout_ms=50)))
+        await call.write(item(request_of(pngs[2], "patient")))
+        await until(lambda: served.scraped["deepmcat_images_total result=server_busy"] == 1)
+        served.engine.free.set()
+        await call.done_writing()
+        answers = [response async for response in call]
+
+    assert [(a.item_id, reason(a)) for a in answers] == [("held", ""), ("hasty", "SERVER_BUSY"), ("patient", "")]
+    retry = RetryInfo()
+    assert answers[1].error.details[1].Unpack(retry)
+    assert answers[1].error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert served.engine.batches == [1, 1]
+
+
+async def test_full_server_holds_streams_back(serving, pngs, request_of, until):
+    """In a stream fullness is flow control: with room for one image, all are answered and none refused."""
+    async with serving(max_queue=1) as served:
+        streams = [
+            converse(served.stub, [item(request_of(pngs[i % 4], f"{s}-{i}")) for i in range(10)]) for s in range(3)
+        ]
+        finished = await asyncio.gather(*streams)
+
+    for s, (answers, call) in enumerate(finished):
+        assert await call.code() is grpc.StatusCode.OK
+        assert [(a.item_id, reason(a)) for a in answers] == [(f"{s}-{i}", "") for i in range(10)]
+    assert set(served.engine.batches) == {1}
+
+
+async def test_no_more_in_flight_than_allowed(serving, pngs, request_of, until):
+    """A stream has at most max_stream_in_flight images inside; the rest waits with the caller."""
+    async with serving(max_stream_in_flight=3) as served:
+        served.engine.free.clear()
+        messages = [item(request_of(pngs[0], str(i))) for i in range(20)]
+        conversation = asyncio.ensure_future(converse(served.stub, messages))
+        await until(lambda: served.running.batcher.depth == 2)
+        await asyncio.sleep(0.1)
+        inside = served.running.admission.images
+        served.engine.free.set()
+        answers, _ = await conversation
+
+    assert inside == 3
+    assert len(answers) == 20
+
+
+async def test_vanished_caller_leaves_nothing_behind(serving, pngs, request_of, until):
+    """When a caller cancels its stream, what it had waiting leaves the queue, and its room is free again."""
+    async with serving() as served:
+        served.engine.free.clear()
+        call = served.stub.CategorizeStream()
+        for _ in range(5):
+            await call.write(item(request_of(pngs[0])))
+        await until(lambda: served.running.batcher.depth == 4)
+        call.cancel()
+        await until(lambda: served.running.admission.images == 0)
+        assert served.running.batcher.depth == 0
+        served.engine.free.set()
+        response = await served.stub.Categorize(request_of(pngs[3]))
+
+    assert response.categorization.assignment.cluster_id == 3
+    assert served.engine.batches == [1, 1]
+
+
+async def test_failed_batch_is_an_answer(serving, pngs, request_of):
+    """In a stream an encoder failure is the answer of each image in the batch, and the stream lives."""
+    async with serving() as served:
+        call = served.stub.CategorizeStream()
+        served.engine.failure = MemoryError()
+        await call.write(item(request_of(pngs[0], "unlucky")))
+        unlucky = await call.read()
+        served.engine.failure = None
+        await call.write(item(request_of(pngs[1], "lucky")))
+        lucky = await call.read()
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
+
+    assert (reason(unlucky), reason(lucky)) == ("INFERENCE_FAILED", "")
