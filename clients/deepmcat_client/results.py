@@ -64,7 +64,7 @@ class Embedding:
 class Categorization:
     """The answer for one image: one assignment for the whole and one per frame used.
 
-    flags: "DERIVED", "LOCALIZER", "BURNED_IN_TEXT_POSSIBLE" … as deepmcat.v1 names them, in its order.
+    flags: "DERIVED", "LOCALIZER", "BURNED_IN_TEXT_POSSIBLE" … as deepmcat.v1 names them, sorted.
     embedding: only where it was asked for.
     """
 

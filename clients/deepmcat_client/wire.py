@@ -83,7 +83,7 @@ def categorization(message: pb.Categorization) -> Categorization:
             FrameAssignment(frame_number=f.frame_number, assignment=_assignment(f.assignment)) for f in message.frames
         ),
         total_frames=message.total_frames,
-        flags=tuple(_flag(flag) for flag in message.flags),
+        flags=tuple(sorted(_flag(flag) for flag in message.flags)),
         embedding=Embedding(dim=embedding.dim, data=embedding.data) if message.HasField("embedding") else None,
         artifact_id=message.artifact_id,
         catalog_version=message.catalog_version,

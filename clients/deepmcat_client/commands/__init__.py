@@ -1,0 +1,1 @@
+"""The commands that the client itself has; cli.py lists all."""

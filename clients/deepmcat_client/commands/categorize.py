@@ -1,0 +1,165 @@
+"""`deepmcat categorize`: what are these images?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.text import Text
+
+from deepmcat_client.client import Client
+from deepmcat_client.commands.tables import image_table, output, series_table
+from deepmcat_client.errors import ClientError, InvalidRequest, NotAnImage
+from deepmcat_client.files import find_files
+from deepmcat_client.local import LocalCategorizer
+from deepmcat_client.requests import Options
+from deepmcat_client.results import Categorization
+from deepmcat_client.series import SeriesTable, series_reader
+
+Answer = Categorization | ClientError
+
+SOME_FAILED = 1
+
+
+class By(StrEnum):
+    """What gets one row."""
+
+    IMAGE = "image"
+    SERIES = "series"
+
+
+def command(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Files, and folders with all that is in them.")
+    ],
+    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server to ask.")] = "",
+    artifact: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Ask no server: answer here, with this artifact.")
+    ] = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, as the answers come.")] = False,
+    by: Annotated[By, typer.Option(help="One row an image, or one a series (its images vote).")] = By.IMAGE,
+    top_k: Annotated[int, typer.Option(help="How many of the nearest categories to give as candidates.", min=1)] = 3,
+    frames: Annotated[
+        int, typer.Option(help="How many frames of a multi-frame image to use; 0: as the artifact does.", min=0)
+    ] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds an image may take.", min=0.001)] = 30.0,
+) -> None:
+    """Say what images are. Exit code 1 where an image failed; a report or a plan is no image and no failure.
+
+    Nothing of a file but its content is sent: no name, no path. For organising archives and research, never diagnosis.
+    """
+    if bool(server) == (artifact is not None):
+        raise InvalidRequest("give either --server HOST:PORT or --artifact DIR")
+    files = find_files(paths)
+    series = SeriesTable(series_reader()) if by is By.SERIES else None
+    report = _Report(jsonl=jsonl, series=series)
+    try:
+        shown = not (jsonl and sys.stdout.isatty())
+        with _opened(server, artifact, timeout) as categorizer, _progress(paths, shown=shown) as advance:
+            items = ((file, file) for file in files)
+            for file, answer in categorizer.categorize_stream(items, Options(frames=frames, top_k=top_k)):
+                report.add(file, answer)
+                advance()
+    finally:
+        report.finish()
+    if not report.seen:
+        raise InvalidRequest(f"there is no file in {', '.join(map(str, paths))}")
+    if report.failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _opened(server: str, artifact: Path | None, timeout_s: float) -> AbstractContextManager[Any]:
+    return LocalCategorizer(artifact) if artifact is not None else Client(server, timeout_s=timeout_s)
+
+
+class _Report:
+    """Shows answers as they come (JSON lines) or all at the end (tables), and counts."""
+
+    def __init__(self, *, jsonl: bool, series: SeriesTable | None) -> None:
+        self._jsonl = jsonl
+        self._series = series
+        self._rows: list[tuple[Path, Categorization]] = []
+        self._others: list[tuple[Path, ClientError]] = []
+        self.seen = self.answered = self.not_images = 0
+        self.failures: Counter[str] = Counter()
+
+    def add(self, file: Path, answer: Answer) -> None:
+        """Take one answer."""
+        self.seen += 1
+        if isinstance(answer, Categorization):
+            self.answered += 1
+        elif isinstance(answer, NotAnImage):
+            self.not_images += 1
+        else:
+            self.failures[answer.reason] += 1
+        if self._jsonl and (self._series is None or isinstance(answer, ClientError)):
+            print(json.dumps(_line(file, answer), ensure_ascii=False), flush=True)  # noqa: T201 - the answer itself
+        elif isinstance(answer, ClientError):
+            self._others.append((file, answer))
+        elif self._series is not None:
+            self._series.add(file, answer.assignment)
+        else:
+            self._rows.append((file, answer))
+
+    def finish(self) -> None:
+        """Show what there is, in a table on stdout; failures and counts on stderr."""
+        if self._series is not None and self._jsonl:
+            for row in self._series.rows():
+                print(json.dumps(asdict(row) | {"folder": str(row.folder)}, ensure_ascii=False))  # noqa: T201
+        elif self._series is not None and self.answered:
+            output().print(series_table(self._series.rows()))
+        elif self._rows:
+            output().print(image_table(self._rows))
+        notes = Console(stderr=True, soft_wrap=True, highlight=False)
+        for file, error in self._others:
+            kind = "not an image" if isinstance(error, NotAnImage) else "failed"
+            notes.print(f"{kind}: {file}: {error.reason}: {error}", markup=False)
+        if self.seen:
+            notes.print(self._summary(), markup=False)
+
+    def _summary(self) -> str:
+        failed = ", ".join(f"{count} {reason}" for reason, count in self.failures.most_common())
+        parts = [f"{self.answered} images categorized"]
+        parts += [f"{self.not_images} not images"] if self.not_images else []
+        parts += [f"{self.failures.total()} failed ({failed})"] if failed else []
+        return ", ".join(parts)
+
+
+def _line(file: Path, answer: Answer) -> dict[str, Any]:
+    if isinstance(answer, ClientError):
+        return {"file": str(file), "error": {"reason": answer.reason, "message": str(answer)}}
+    fields = asdict(answer)
+    del fields["embedding"]
+    return {"file": str(file), **fields}
+
+
+@contextmanager
+def _progress(paths: list[Path], *, shown: bool) -> Iterator[Callable[[], None]]:
+    """A bar on stderr where that is a terminal; gives what advances it by one image."""
+    console = Console(stderr=True)
+    if not (shown and console.is_terminal):
+        yield lambda: None
+        return
+    columns = BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+    # Redirecting would send the answers, which are stdout's, to stderr.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+        task = bar.add_task("categorizing", total=sum(1 for _ in find_files(paths)))
+        yield lambda: bar.advance(task)
+
+
+class _Rate(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate of the last seconds."""
+        return Text(f"{task.speed:.0f} images/s" if task.speed else "")
