@@ -297,7 +297,7 @@ def _files(draft: Draft) -> dict[str, bytes]:
 
 
 def _save(tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    return safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
+    return safetensors.numpy.save({name: np.asarray(value, order="C") for name, value in tensors.items()})
 
 
 def _write_file(path: Path, content: bytes) -> None:

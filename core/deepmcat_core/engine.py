@@ -1,0 +1,175 @@
+"""What runs an encoder: uint8 images in, unit embeddings out.
+
+    Engine
+    ├── TorchEngine   engine_torch.py   the reference; CPU and CUDA
+    └── OnnxEngine    engine_onnx.py    ONNX Runtime on a CPU: several times faster there, and without torch
+
+An artifact has an ONNX engine only where the trainer measured it equal to the reference. This module imports neither
+torch nor ONNX Runtime until an engine of that kind is opened.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from deepmcat_core.artifact import Artifact
+from deepmcat_core.errors import ConfigError, InferenceError, MissingExtra
+
+Images = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+ENGINES = ("auto", "torch", "onnx")
+LARGEST_BATCH = {"cpu": 64, "cuda": 256}
+"""More at once is not faster, and costs memory."""
+
+UNIT_TOLERANCE = 1e-3
+
+
+class Engine(Protocol):
+    """Runs one encoder on one device. The embedding of an image does not depend on what else is in the batch."""
+
+    @property
+    def name(self) -> str:
+        """What it is: torch, onnx."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs: cpu, cuda:0."""
+
+    @property
+    def dim(self) -> int:
+        """D, the length of an embedding."""
+
+    def embed(self, images: Images) -> Floats:
+        """(B, 1, S, S) uint8, B ≥ 0 → (B, D) float32 unit vectors. Raises InferenceError."""
+
+    def warm(self, batches: Sequence[int]) -> None:
+        """Run once with each of these batch sizes, so that the first request waits for no set-up."""
+
+    def close(self) -> None:
+        """Free the device. Embedding after this raises InferenceError."""
+
+
+def open_engine(
+    artifact: Artifact, *, device: str = "auto", engine: str = "auto", threads: int | None = None
+) -> Engine:
+    """The engine of an artifact, after its self-test.
+
+    device: as for `choose_device`. engine: "torch", "onnx", or "auto": ONNX Runtime on a CPU where the artifact has
+    an ONNX engine, else torch. threads: of a CPU engine, all the CPUs this process may use where None; torch's are
+    those of the whole process. Raises ConfigError, MissingExtra, ArtifactError, InferenceError.
+    """
+    chosen = choose_device(device)
+    opened: Engine
+    if _choose_engine(engine, chosen, artifact) == "onnx":
+        from deepmcat_core.engine_onnx import OnnxEngine
+
+        assert artifact.onnx is not None
+        opened = OnnxEngine(artifact.onnx, threads=threads)
+    else:
+        opened = _open_torch(artifact, chosen, threads)
+    try:
+        artifact.self_test.check(opened.embed(artifact.self_test.images))
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def choose_device(device: str) -> str:
+    """The device as engines name it, cpu or cuda:N. "auto" is the first GPU that torch can use, else the CPU.
+
+    Raises ConfigError where CUDA is asked for and absent.
+    """
+    kind, colon, ordinal = device.partition(":")
+    if device == "cpu":
+        return "cpu"
+    if device == "auto":
+        return "cuda:0" if _driver_has_devices() and _torch_devices() else "cpu"
+    if kind != "cuda" or (colon and not ordinal.isdecimal()):
+        raise ConfigError(f"device is {device!r}; auto, cpu, cuda and cuda:N are devices")
+    if not _installed("torch"):
+        raise MissingExtra("torch", "gpu")
+    if int(ordinal or 0) >= (count := _torch_devices()):
+        raise ConfigError(f"device is {device!r}; torch finds {count} CUDA devices here: use auto or cpu")
+    return f"cuda:{int(ordinal or 0)}"
+
+
+def checked_images(images: npt.NDArray[Any]) -> Images:
+    """`images`, where they are what an engine takes. Raises InferenceError."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 1 or images.shape[2] != images.shape[3]:
+        raise InferenceError(f"images are {images.dtype} {images.shape}; an encoder takes uint8 (B, 1, S, S)")
+    return images
+
+
+def checked_embeddings(embeddings: Floats, shape: tuple[int, int]) -> Floats:
+    """`embeddings`, where they are finite unit vectors of this shape. Raises InferenceError."""
+    if embeddings.shape != shape:
+        raise InferenceError(f"the encoder gave embeddings of shape {embeddings.shape} instead of {shape}")
+    off = np.abs(np.linalg.norm(embeddings, axis=1) - 1)
+    if not (off <= UNIT_TOLERANCE).all():  # false for NaN too
+        raise InferenceError("the encoder gave embeddings that are not finite unit vectors")
+    return embeddings
+
+
+def batches(images: Images, largest: int) -> Iterator[Images]:
+    """`images` in order, at most `largest` at a time."""
+    for start in range(0, len(images), largest):
+        yield images[start : start + largest]
+
+
+def _choose_engine(engine: str, device: str, artifact: Artifact) -> str:
+    if engine not in ENGINES:
+        raise ConfigError(f"engine is {engine!r}; {', '.join(ENGINES)} are engines")
+    if engine == "onnx" and artifact.onnx is None:
+        raise ConfigError("engine is 'onnx', and the artifact has no ONNX engine: use auto or torch")
+    if engine == "onnx" and device != "cpu":
+        raise ConfigError(f"engine is 'onnx', which runs on a CPU, and device is {device!r}: use torch or device cpu")
+    if engine != "auto":
+        return engine
+    # A GPU install has torch and no ONNX Runtime, and may still be told to use its CPU.
+    runnable = _installed("onnxruntime") or not _installed("torch")
+    return "onnx" if device == "cpu" and artifact.onnx is not None and runnable else "torch"
+
+
+def _open_torch(artifact: Artifact, device: str, threads: int | None) -> Engine:
+    if not _installed("torch"):
+        raise MissingExtra("torch", "trainer")
+    import torch
+
+    from deepmcat_core.encoder import build_encoder
+    from deepmcat_core.engine_torch import TorchEngine
+
+    if threads is not None and device == "cpu":
+        torch.set_num_threads(threads)
+    encoder = build_encoder(artifact.manifest.encoder)
+    encoder.load_weights(artifact.encoder_weights())
+    return TorchEngine(encoder, device, size=artifact.manifest.preprocessing.size)
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _torch_devices() -> int:
+    if not _installed("torch"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _driver_has_devices() -> bool:
+    """Whether the NVIDIA driver has a device for us, asked without importing torch."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
