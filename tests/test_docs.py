@@ -196,6 +196,23 @@ def plain(value: object) -> str:
     return "none" if value is None else str(value)
 
 
+def test_the_encoders_are_the_code_s() -> None:
+    """docs/training.md lists every encoder."""
+    backbones = importlib.import_module("deepmcat_core.encoder").BACKBONES
+
+    assert {row[0].partition(":")[0] for row in table("docs/training.md", "encoder")} == set(backbones)
+
+
+def test_the_decoders_are_the_code_s() -> None:
+    """docs/architecture.md names every transfer syntax that is read, with the package that decodes it."""
+    codecs = importlib.import_module("deepmcat_core.codecs")
+    rows = table("docs/architecture.md", "package")
+    named = {uid: package for package, uids in rows for uid in re.findall(r"1\.2\.840[\d.]+\d", uids)}
+
+    assert {uid: codecs.decoder(uid).split()[0] for uid in named} == named
+    assert set(named) == {*codecs.NATIVE, *codecs.DECODER_DEPENDENCIES}
+
+
 def test_the_figures_are_the_code_s() -> None:
     """docs/training.md defines every figure that `evaluate` writes."""
     evaluate = importlib.import_module("deepmcat_trainer.evaluate")
