@@ -18,7 +18,7 @@ import importlib.metadata
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +86,21 @@ _PACKAGES: dict[str, str | None] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    try:
+        code = _dispatch(name, rest)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _pipe_closed()
+    except SystemExit as error:  # how typer and rich end where the reader of our output has gone away
+        if isinstance(error.__context__, BrokenPipeError):
+            return _pipe_closed()
+        raise
+    return code
+
+
+def _dispatch(name: str, arguments: Sequence[str]) -> int:
     if name in ("--help", "-h", "help"):
         _print_help()
         return OK
@@ -94,36 +109,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
     if name not in COMMANDS:
         return _fail(f"there is no command {name!r}.{_meant(name)} See: deepmcat --help")
-    return _run(name, COMMANDS[name], rest)
+    return _run(name, COMMANDS[name], arguments)
 
 
 def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
-    """One command, its endings turned into sentences and exit codes."""
+    """One command, its errors turned into sentences and exit codes."""
     try:
-        function = importlib.import_module(command.module).command
-        code = _invoke(name, function, arguments)
-        sys.stdout.flush()
-        return code
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+        app.command()(importlib.import_module(command.module).command)
+        code = typer.main.get_command(app).main([*arguments], prog_name=f"deepmcat {name}", standalone_mode=False)
+        return code if isinstance(code, int) else OK
     except BrokenPipeError:
-        return _pipe_closed()
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        raise
     except ModuleNotFoundError as error:
         return _missing(error, command) or _internal(error)
     except Exception as error:  # noqa: BLE001 - the end of the line: every error becomes one sentence here
         return _usage(name, error) or _ours(error) or _internal(error)
-
-
-def _invoke(name: str, function: Callable[..., object], arguments: Sequence[str]) -> int:
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command()(function)
-    try:
-        result = typer.main.get_command(app).main([*arguments], prog_name=f"deepmcat {name}", standalone_mode=False)
-    except SystemExit as error:  # how typer ends where the reader of our output went away
-        if isinstance(error.__context__, BrokenPipeError):
-            raise error.__context__ from None
-        result = error.code
-    return result if isinstance(result, int) else OK
 
 
 def _usage(name: str, error: Exception) -> int | None:
@@ -156,7 +157,8 @@ def _missing(error: ModuleNotFoundError, command: Command) -> int | None:
 
 
 def _internal(error: Exception) -> int:
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    last = [frame for frame in frames if not frame.filename.startswith("<")][-1]
     where = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
     _debug(error)
     _fail(f"internal error ({where}); set {DEBUG}=1 to see the traceback, and please report it")

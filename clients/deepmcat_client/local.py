@@ -7,7 +7,7 @@ LocalCategorizer is opened, through importlib, so that a client without it stays
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -38,16 +38,26 @@ BATCH = 16  # files read and answered at a time
 
 
 class LocalCategorizer:
-    """An artifact with its engine; open it with `with`. Its answers are those of a server with the same artifact."""
+    """An artifact with its engine; open it with `with`. Its answers are those of a server with the same artifact.
 
-    def __init__(self, path: Path, *, max_image_bytes: int = MAX_IMAGE_BYTES) -> None:
+    open_artifact: makes a deepmcat_core.Categorizer of the path; usually `deepmcat_core.load`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_image_bytes: int = MAX_IMAGE_BYTES,
+        open_artifact: Callable[[Path], Any] | None = None,
+    ) -> None:
         self._path = path
         self._max_image_bytes = max_image_bytes
+        self._open_artifact = open_artifact or _load_with_library
         self._categorizer: Any = None
 
     def __enter__(self) -> LocalCategorizer:
         """Load, verify and self-test. Raises the library's own errors, whose messages are for people too."""
-        self._categorizer = importlib.import_module("deepmcat_core").load(self._path)
+        self._categorizer = self._open_artifact(self._path)
         return self
 
     def __exit__(
@@ -86,6 +96,10 @@ def read_artifact(path: Path) -> tuple[ArtifactInfo, Catalog]:
     """What an artifact on disk is, verified, without opening its engine. Raises the library's ArtifactError."""
     artifact = importlib.import_module("deepmcat_core.artifact").Artifact.load(path)
     return ArtifactInfo(artifact=_artifact(artifact), serving=None), _catalog(artifact)
+
+
+def _load_with_library(path: Path) -> Any:
+    return importlib.import_module("deepmcat_core").load(path)
 
 
 def _image_source(content: bytes | RawPlane) -> Any:

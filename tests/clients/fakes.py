@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from deepmcat.v1 import categorization_pb2 as pb
-from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+
+from deepmcat.v1 import categorization_pb2 as pb
+from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
 
 ARTIFACT_ID = "a" * 64
 CODES = {
@@ -168,25 +169,25 @@ class FakeServicer(pb_grpc.CategorizationServiceServicer):
     stream_calls: int = 0
     received: list[Received] = field(default_factory=list)
 
-    async def Categorize(self, request: pb.CategorizeRequest, context: Any) -> pb.CategorizeResponse:
+    async def Categorize(self, request: pb.CategorizeRequest, context: Any) -> pb.CategorizeResponse:  # noqa: N802 - the contract's name
         self.unary_calls += 1
         if self.unary is not None:
             await self.unary(self, request, context)
         return pb.CategorizeResponse(item_id=request.item_id, categorization=answer(request.image.encoded))
 
-    async def CategorizeStream(
+    async def CategorizeStream(  # noqa: N802 - the contract's name
         self, requests: AsyncIterator[pb.CategorizeStreamRequest], context: Any
     ) -> AsyncIterator[pb.CategorizeStreamResponse]:
         self.stream_calls += 1
         async for response in self.stream(self, self.stream_calls, self._recorded(requests), context):
             yield response
 
-    async def GetArtifact(self, request: pb.GetArtifactRequest, context: Any) -> pb.GetArtifactResponse:
+    async def GetArtifact(self, request: pb.GetArtifactRequest, context: Any) -> pb.GetArtifactResponse:  # noqa: N802 - the contract's name
         if request.artifact_id not in ("", ARTIFACT_ID):
             await fail(context, "ARTIFACT_NOT_FOUND")
         return artifact_response()
 
-    async def ListCategories(self, request: pb.ListCategoriesRequest, context: Any) -> pb.ListCategoriesResponse:
+    async def ListCategories(self, request: pb.ListCategoriesRequest, context: Any) -> pb.ListCategoriesResponse:  # noqa: N802 - the contract's name
         return categories_response()
 
     async def _recorded(self, requests: AsyncIterator[pb.CategorizeStreamRequest]) -> AsyncIterator[Received]:

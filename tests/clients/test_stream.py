@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deepmcat.v1 import categorization_pb2 as pb
 
+from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat_client import AsyncClient, Categorization, ClientError, Options, RetryPolicy
 from deepmcat_client.errors import (
     CorruptImage,
     ImageTooLarge,
     NotAnImage,
     ServerBusy,
-    ServerClosing,
     ServerError,
+    TryAgain,
     Unavailable,
     UnreadableFile,
 )
@@ -65,7 +65,7 @@ async def test_the_callers_ids_stay_here(tmp_path: Path) -> None:
 
     await collect(servicer, [("Doe^Jane", tmp_path / "Doe_Jane.dcm")])
 
-    assert ["1"] == [received.item_id for received in servicer.received]
+    assert [received.item_id for received in servicer.received] == ["1"]
 
 
 async def test_a_bad_image_has_an_error_and_the_others_an_answer() -> None:
@@ -92,8 +92,8 @@ async def test_nothing_to_send_opens_no_call() -> None:
     """An empty iterable has no answers and calls nobody."""
     servicer = FakeServicer()
 
-    assert [] == await collect(servicer, [])
-    assert 0 == servicer.stream_calls
+    assert await collect(servicer, []) == []
+    assert servicer.stream_calls == 0
 
 
 async def test_a_server_that_waits_for_its_answers_to_be_taken_is_no_deadlock() -> None:
@@ -123,11 +123,14 @@ async def test_images_are_taken_as_there_is_room() -> None:
             taken += 1
             yield number, b"x"
 
-    async with serving(FakeServicer()) as address, AsyncClient(address, in_flight=4) as client:
-        async with aclosing(client.categorize_stream(items())) as answers:
-            async for number, _ in answers:
-                await asyncio.sleep(0.001)
-                assert taken <= number + 4 + 1
+    async with (
+        serving(FakeServicer()) as address,
+        AsyncClient(address, in_flight=4) as client,
+        aclosing(client.categorize_stream(items())) as answers,
+    ):
+        async for number, _ in answers:
+            await asyncio.sleep(0.001)
+            assert taken <= number + 4 + 1
 
 
 async def test_what_a_closing_server_leaves_unanswered_is_sent_again() -> None:
@@ -145,7 +148,7 @@ async def test_what_a_closing_server_leaves_unanswered_is_sent_again() -> None:
     answers = await collect(servicer, [(n, b"x" * n) for n in range(1, 51)])
 
     assert [(n, n) for n in range(1, 51)] == sizes(answers)
-    assert 4 == servicer.stream_calls
+    assert servicer.stream_calls == 4
 
 
 async def test_a_server_that_always_closes_is_given_up() -> None:
@@ -160,7 +163,7 @@ async def test_a_server_that_always_closes_is_given_up() -> None:
 
     servicer = FakeServicer(stream=closed)
 
-    with pytest.raises(ServerClosing):
+    with pytest.raises(TryAgain):  # ServerClosing, or Unavailable where grpc issue 36066 swallows the status
         await collect(servicer, [(1, b"x")])
     assert QUICK.attempts == servicer.stream_calls
 
@@ -175,7 +178,7 @@ async def test_a_stream_that_ends_early_is_tried_again() -> None:
             async for received in images:
                 yield respond(received)
 
-    assert [(1, 1)] == sizes(await collect(FakeServicer(stream=early), [(1, b"x")]))
+    assert sizes(await collect(FakeServicer(stream=early), [(1, b"x")])) == [(1, 1)]
 
 
 async def test_a_busy_item_is_sent_again_and_keeps_its_place() -> None:
@@ -194,8 +197,8 @@ async def test_a_busy_item_is_sent_again_and_keeps_its_place() -> None:
     answers = await collect(servicer, [(n, b"x" * n) for n in range(1, 6)])
 
     assert [(n, n) for n in range(1, 6)] == sizes(answers)
-    assert 2 == [received.item_id for received in servicer.received].count("2")
-    assert 1 == servicer.stream_calls
+    assert [received.item_id for received in servicer.received].count("2") == 2
+    assert servicer.stream_calls == 1
 
 
 async def test_an_item_that_stays_busy_has_that_for_its_answer() -> None:
@@ -254,12 +257,12 @@ async def test_what_the_iterable_raises_reaches_the_caller() -> None:
         yield 1, b"x"
         raise ZeroDivisionError
 
-    seen = []
     async with serving(FakeServicer()) as address, AsyncClient(address) as client:
+        answers = client.categorize_stream(broken())
+        first, _ = await anext(answers)
         with pytest.raises(ZeroDivisionError):
-            async for key, _ in client.categorize_stream(broken()):
-                seen.append(key)
-    assert [1] == seen
+            await anext(answers)
+    assert first == 1
 
 
 async def test_images_may_come_asynchronously() -> None:
@@ -270,7 +273,7 @@ async def test_images_may_come_asynchronously() -> None:
             await asyncio.sleep(0)
             yield number, b"x" * number
 
-    assert [(1, 1), (2, 2), (3, 3)] == sizes(await collect(FakeServicer(), items()))
+    assert sizes(await collect(FakeServicer(), items())) == [(1, 1), (2, 2), (3, 3)]
 
 
 async def test_leaving_early_ends_the_call() -> None:

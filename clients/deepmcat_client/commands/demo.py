@@ -161,8 +161,8 @@ class _Demo:
     def _farewell(self) -> None:
         out = shlex.quote(str(self._out))
         self._say(
-            f"\nDone in {time.monotonic() - self._started:.0f} s. In {self._out}: dataset/, artifact/, and sheets/ with "
-            "a page of images for each category."
+            f"\nDone in {time.monotonic() - self._started:.0f} s. In {self._out}: dataset/, artifact/, and sheets/, "
+            "which has a page of images for each category."
         )
         self._say(
             "Next:\n"

@@ -1,0 +1,68 @@
+"""`deepmcat demo`: what it takes, what it replaces, and the whole of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deepmcat_client import cli
+from deepmcat_client.commands.demo import MARKER, packaged_images
+
+
+def test_the_images_are_those_of_the_packages() -> None:
+    """Real DICOM from pydicom and pydicom-data; no text files and no scripts."""
+    names = {file.name for file in packaged_images()}
+
+    assert {"CT_small.dcm", "MR_small.dcm", "emri_small.dcm"} <= names
+    assert not {name for name in names if name.endswith((".txt", ".py", ".json"))}
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--out is refused where it holds anything but an earlier demo."""
+    (tmp_path / "thesis.tex").write_text("")
+
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 2
+    assert "is not an earlier demo" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_empty_folder_of_images_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--data without a file in it: one sentence, and nothing is made."""
+    (tmp_path / "data").mkdir()
+
+    assert cli.main(["demo", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 2
+    assert "there is no file in" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_step_that_fails_ends_the_demo(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A folder without a decodable image: prepare's own sentence, then which step it was; exit code 2."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes").write_text("no image")
+
+    assert cli.main(["demo", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 2
+
+    error = capfd.readouterr().err
+    assert "`deepmcat prepare` ended with exit code 2; its message is above" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_the_whole_demo(tmp_path: Path) -> None:
+    """Every image is categorized, the server counts what was sent, ends cleanly, and it can all be done again."""
+    out = tmp_path / "demo"
+    for _ in range(2):
+        ended = subprocess.run(
+            [sys.executable, "-m", "deepmcat_client", "demo", "--out", str(out)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "what was sent" in ended.stdout
+    assert "ended with exit code 0" in ended.stdout
+    assert list((out / "sheets").glob("*.png"))
+    assert (out / MARKER).is_file()
