@@ -70,7 +70,8 @@ class Admin:
         try:
             self._server = _Server(self._wanted, _Handler)
         except OSError as error:
-            raise ConfigError(f"cannot bind the admin port {self._wanted}: {error.strerror}; choose another") from error
+            why = f": {error.strerror.lower()}" if error.strerror else ""
+            raise ConfigError(f"cannot listen on {self._wanted}{why}; choose another address with --admin") from error
         self._server.set_app(self._app)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="deepmcat-admin", daemon=True

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
-from deepmcat_core.decode_pool import DecodePool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
@@ -32,6 +32,7 @@ from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
 from deepmcat_core import logs
 from deepmcat_core.categorizer import Categorizer
 from deepmcat_core.codecs import decoders
+from deepmcat_core.decode_pool import DecodePool
 from deepmcat_core.errors import ConfigError
 from deepmcat_server.admin import Admin
 from deepmcat_server.admission import Admission
@@ -64,6 +65,9 @@ class Running:
 
 async def serve(settings: Settings, categorizer: Categorizer, ready_file: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT; a second one exits at once."""
+    if ready_file is not None:
+        with _writing(ready_file):
+            ready_file.unlink(missing_ok=True)  # of a server before this one
     with _stopped_by_signals() as stop:
         async with run_server(settings, categorizer) as server:
             _announce(server, categorizer, ready_file)
@@ -90,8 +94,10 @@ async def run_server(
             CatalogWatch(categorizer, poll_s=settings.catalog_poll_s),
         ):
             metrics.queue_depth.set_function(lambda: batcher.depth)
-            await decoder.warm(settings.workers)
-            await batcher.call(categorizer.engine.warm, bucket_sizes(settings.max_batch))
+            await asyncio.gather(
+                decoder.warm(settings.workers),
+                batcher.call(categorizer.engine.warm, bucket_sizes(settings.max_batch)),
+            )
             servicer = CategorizationServicer(
                 settings=settings,
                 pipeline=pipeline,
@@ -152,11 +158,18 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
 
 def _bind(server: grpc.aio.Server, address: Address) -> Address:
     try:
+        _try_bind(address)  # gRPC says why in a line of its own on stderr, and in no exception
         return Address(address.host, server.add_insecure_port(str(address)))
-    except RuntimeError as error:
-        raise ConfigError(
-            f"cannot listen on {address}: the port is busy, or the address is not this machine's; choose another"
-        ) from error
+    except (OSError, RuntimeError) as error:
+        why = f": {error.strerror.lower()}" if isinstance(error, OSError) and error.strerror else ""
+        raise ConfigError(f"cannot listen on {address}{why}; choose another address with --listen") from error
+
+
+def _try_bind(address: Address) -> None:
+    family, kind, *_, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(target)
 
 
 @contextmanager
@@ -196,5 +209,14 @@ def _announce(server: Running, categorizer: Categorizer, ready_file: Path | None
     )
     if ready_file is not None:
         partial = ready_file.with_name(f".{ready_file.name}.partial")
-        partial.write_text(json.dumps({"listen": str(server.listen), "admin": str(server.admin)}), encoding="utf-8")
-        partial.replace(ready_file)
+        with _writing(ready_file):
+            partial.write_text(json.dumps({"listen": str(server.listen), "admin": str(server.admin)}), encoding="utf-8")
+            partial.replace(ready_file)
+
+
+@contextmanager
+def _writing(ready_file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot write the ready file {ready_file}: {error.strerror}") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from deepmcat_core import config
@@ -44,12 +45,15 @@ def parse_address(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("should be HOST:PORT, such as 127.0.0.1:50051")
+        raise ValueError("not HOST:PORT")
     return Address(host, int(port))
 
 
 def _checked(text: str) -> str:
-    parse_address(text)
+    try:
+        parse_address(text)
+    except ValueError as error:
+        raise PydanticCustomError("address", "HOST:PORT is needed, such as 127.0.0.1:50051") from error
     return text
 
 

@@ -135,9 +135,10 @@ class _Stream:
             return await self._receive(message.item)
 
     async def _receive(self, request: pb.CategorizeRequest) -> asyncio.Task[pb.CategorizeStreamResponse] | None:
+        arrived = asyncio.get_running_loop().time()
         try:
             item = self._servicer.read_item(request)
-            permit = await self._enter(item)
+            permit = await self._enter(item, arrived)
         except DeepmcatError as error:
             if request.image.WhichOneof("content") == "chunked":
                 self._to_skip = request.image.chunked.size_bytes
@@ -154,26 +155,26 @@ class _Stream:
             if uploaded is None:
                 permit.release()
                 return None
-            source = uploaded
-        task = asyncio.create_task(self._answer(item, source))
+            source, arrived = uploaded, asyncio.get_running_loop().time()
+        task = asyncio.create_task(self._answer(item, source, arrived))
         task.add_done_callback(lambda _: permit.release())  # also where it is cancelled before it begins
         return task
 
-    async def _enter(self, item: Item) -> Permit:
+    async def _enter(self, item: Item, arrived: float) -> Permit:
         """Room for the item: waiting here is the flow control. Raises ServerBusy where its time runs out first."""
         timeout_s = self._timeout_s(item)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(arrived + timeout_s):
                 return await self._servicer.admission.enter(item.size_bytes)
         except TimeoutError as error:
             raise _too_late(timeout_s) from error
 
-    async def _answer(self, item: Item, source: ImageSource) -> pb.CategorizeStreamResponse:
+    async def _answer(self, item: Item, source: ImageSource, arrived: float) -> pb.CategorizeStreamResponse:
         timeout_s = self._timeout_s(item)
         try:
             with self._servicer.metrics.image():
                 try:
-                    async with asyncio.timeout(timeout_s) as timeout:
+                    async with asyncio.timeout_at(arrived + timeout_s) as timeout:
                         answer = await self._servicer.answer(item, source)
                 except TimeoutError as error:
                     raise (_too_late(timeout_s) if timeout.expired() else error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -113,17 +114,33 @@ def serving_fixture(artifact: Artifact, held: HeldEngine) -> Serving:
     async def serving(pool: Callable[[int], Any] = ThreadPool, **settings: Any) -> AsyncIterator[Served]:
         chosen = Settings(**(QUICK | settings))
         categorizer = Categorizer(artifact, held, chosen.limits)
-        async with run_server(chosen, categorizer, open_pool=pool) as running:
-            async with grpc.aio.insecure_channel(str(running.listen)) as channel:
-                yield Served(
-                    running=running,
-                    channel=channel,
-                    stub=pb_grpc.CategorizationServiceStub(channel),
-                    engine=held,
-                    categorizer=categorizer,
-                )
+        async with (
+            run_server(chosen, categorizer, open_pool=pool) as running,
+            grpc.aio.insecure_channel(str(running.listen)) as channel,
+        ):
+            yield Served(
+                running=running,
+                channel=channel,
+                stub=pb_grpc.CategorizationServiceStub(channel),
+                engine=held,
+                categorizer=categorizer,
+            )
 
     return serving
+
+
+async def _answers(call: Any) -> list[Any]:
+    """Every answer of a stream until its end, however it ends; `await call.code()` says how."""
+    answers = []
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        async for response in call:
+            answers.append(response)  # noqa: PERF401  # those before an error count
+    return answers
+
+
+@pytest.fixture(name="answers_of")
+def answers_of_fixture() -> Callable[[Any], Any]:
+    return _answers
 
 
 @pytest.fixture(name="pngs")
@@ -150,7 +167,7 @@ def until_fixture() -> Callable[[Callable[[], bool]], Any]:
 
     async def until(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
-            while not condition():
+            while not condition():  # noqa: ASYNC110  # what is waited for has no event
                 await asyncio.sleep(0.005)
 
     return until

@@ -99,7 +99,7 @@ async def test_drain_window_answers_as_before(serving, pngs, request_of):
     assert answer.categorization.assignment.cluster_id == 1
 
 
-async def test_drain_loses_nothing_of_an_open_stream(serving, pngs, request_of, until):
+async def test_drain_loses_nothing_of_an_open_stream(serving, pngs, request_of, until, answers_of):
     """A stream open at the drain gets every answer of what was read, then UNAVAILABLE with SERVER_CLOSING."""
     async with asyncio.timeout(20):
         server = serving()
@@ -114,18 +114,15 @@ async def test_drain_loses_nothing_of_an_open_stream(serving, pngs, request_of, 
         leaving = asyncio.create_task(server.__aexit__(None, None, None))
         await idle.code()
         served.engine.free.set()
-        answers = []
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for response in call:
-                answers.append(response)
+        answers = await answers_of(call)
+        code, trailers = await call.code(), dict(await call.trailing_metadata())
         await leaving
         await channel.close()
 
     assert [a.item_id for a in answers] == [str(i) for i in range(6)]
     assert all(a.WhichOneof("result") == "categorization" for a in answers)
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert code is grpc.StatusCode.UNAVAILABLE
     info = ErrorInfo()
-    trailers = dict(caught.value.trailing_metadata())
     assert Status.FromString(trailers["grpc-status-details-bin"]).details[0].Unpack(info)
     assert info.reason == "SERVER_CLOSING"
 

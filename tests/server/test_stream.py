@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
 
 import grpc
 import pytest
@@ -29,18 +27,6 @@ def chunk(data: bytes) -> pb.CategorizeStreamRequest:
     return pb.CategorizeStreamRequest(chunk=data)
 
 
-async def converse(stub: Any, messages: Iterable[pb.CategorizeStreamRequest]) -> tuple[list[Any], Any]:
-    """Send everything while reading answers; the answers, and the call's status."""
-    call = stub.CategorizeStream(iter(messages))
-    answers = []
-    try:
-        async for response in call:
-            answers.append(response)
-    except grpc.aio.AioRpcError:
-        pass
-    return answers, call
-
-
 def reason(response: pb.CategorizeStreamResponse) -> str:
     """The reason of an error answer, "" of a good one."""
     if response.WhichOneof("result") == "categorization":
@@ -50,11 +36,12 @@ def reason(response: pb.CategorizeStreamResponse) -> str:
     return info.reason
 
 
-async def test_answers_come_in_order_of_arrival(serving, pngs, request_of):
+async def test_answers_come_in_order_of_arrival(serving, pngs, request_of, answers_of):
     """A hundred images, more than may be in flight, get their own answers in the order in which they were sent."""
     async with serving(max_stream_in_flight=5, max_batch=4) as served:
         messages = [item(request_of(pngs[i % 4], str(i))) for i in range(100)]
-        answers, call = await converse(served.stub, messages)
+        call = served.stub.CategorizeStream(iter(messages))
+        answers = await answers_of(call)
 
     assert await call.code() is grpc.StatusCode.OK
     assert [a.item_id for a in answers] == [str(i) for i in range(100)]
@@ -63,7 +50,7 @@ async def test_answers_come_in_order_of_arrival(serving, pngs, request_of):
     assert served.scraped["deepmcat_images_total result=ok"] == 100
 
 
-async def test_a_bad_image_never_ends_a_stream(serving, pngs, request_of):
+async def test_a_bad_image_never_ends_a_stream(serving, pngs, request_of, answers_of):
     """Each image that cannot be answered has its error in its place; the others are unharmed."""
     async with serving() as served:
         messages = [
@@ -74,7 +61,8 @@ async def test_a_bad_image_never_ends_a_stream(serving, pngs, request_of):
             item(request_of(pngs[1], "pinned", artifact_id="1" * 64)),
             item(request_of(pngs[3], "good too")),
         ]
-        answers, call = await converse(served.stub, messages)
+        call = served.stub.CategorizeStream(iter(messages))
+        answers = await answers_of(call)
 
     assert await call.code() is grpc.StatusCode.OK
     assert [a.item_id for a in answers] == ["good", "cut off", "empty", "x" * 65, "pinned", "good too"]
@@ -84,7 +72,7 @@ async def test_a_bad_image_never_ends_a_stream(serving, pngs, request_of):
     assert served.scraped["deepmcat_images_total result=invalid_request"] == 2
 
 
-async def test_chunked_image_is_the_file_it_was(serving, pngs, request_of):
+async def test_chunked_image_is_the_file_it_was(serving, pngs, request_of, answers_of):
     """An image in chunks gets the answer that it gets whole, between images that came whole."""
     png = pngs[2]
     async with serving() as served:
@@ -94,14 +82,15 @@ async def test_chunked_image_is_the_file_it_was(serving, pngs, request_of):
             *(chunk(png[i : i + 50]) for i in range(0, len(png), 50)),
             item(request_of(pngs[1], "after")),
         ]
-        answers, call = await converse(served.stub, messages)
+        call = served.stub.CategorizeStream(iter(messages))
+        answers = await answers_of(call)
 
     assert await call.code() is grpc.StatusCode.OK
     clusters = {a.item_id: a.categorization.assignment.cluster_id for a in answers}
     assert clusters == {"before": 0, "chunked": 2, "after": 1}
 
 
-async def test_oversized_chunked_image_is_read_past(serving, pngs, request_of):
+async def test_oversized_chunked_image_is_read_past(serving, pngs, request_of, answers_of):
     """An announcement over the limit gets IMAGE_TOO_LARGE, its chunks are dropped, and the stream goes on."""
     async with serving(max_image_bytes=1000) as served:
         messages = [
@@ -110,7 +99,8 @@ async def test_oversized_chunked_image_is_read_past(serving, pngs, request_of):
             chunk(b"x"),
             item(request_of(pngs[1], "after")),
         ]
-        answers, call = await converse(served.stub, messages)
+        call = served.stub.CategorizeStream(iter(messages))
+        answers = await answers_of(call)
 
     assert await call.code() is grpc.StatusCode.OK
     assert [(a.item_id, reason(a)) for a in answers] == [("large", "IMAGE_TOO_LARGE"), ("after", "")]
@@ -129,10 +119,11 @@ async def test_oversized_chunked_image_is_read_past(serving, pngs, request_of):
     ],
     ids=["unannounced", "empty", "too much", "no bytes", "another image", "too little", "long chunk"],
 )
-async def test_broken_protocol_ends_the_call(serving, pngs, request_of, broken):
+async def test_broken_protocol_ends_the_call(serving, pngs, request_of, broken, answers_of):
     """A stream that breaks the rules of chunks answers what came before, then ends with INVALID_REQUEST."""
     async with serving() as served:
-        answers, call = await converse(served.stub, [item(request_of(pngs[0], "before")), *broken])
+        call = served.stub.CategorizeStream(iter([item(request_of(pngs[0], "before")), *broken]))
+        answers = await answers_of(call)
 
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert [(a.item_id, reason(a)) for a in answers] == [("before", "")]
@@ -169,31 +160,30 @@ async def test_item_that_runs_out_of_time(serving, pngs, request_of, until):
     assert served.engine.batches == [1, 1]
 
 
-async def test_full_server_holds_streams_back(serving, pngs, request_of, until):
+async def test_full_server_holds_streams_back(serving, pngs, request_of, answers_of):
     """In a stream fullness is flow control: with room for one image, all are answered and none refused."""
     async with serving(max_queue=1) as served:
-        streams = [
-            converse(served.stub, [item(request_of(pngs[i % 4], f"{s}-{i}")) for i in range(10)]) for s in range(3)
-        ]
-        finished = await asyncio.gather(*streams)
+        messages = [[item(request_of(pngs[i % 4], f"{s}-{i}")) for i in range(10)] for s in range(3)]
+        calls = [served.stub.CategorizeStream(iter(sent)) for sent in messages]
+        finished = await asyncio.gather(*map(answers_of, calls))
 
-    for s, (answers, call) in enumerate(finished):
-        assert await call.code() is grpc.StatusCode.OK
+    for s, answers in enumerate(finished):
+        assert await calls[s].code() is grpc.StatusCode.OK
         assert [(a.item_id, reason(a)) for a in answers] == [(f"{s}-{i}", "") for i in range(10)]
     assert set(served.engine.batches) == {1}
 
 
-async def test_no_more_in_flight_than_allowed(serving, pngs, request_of, until):
+async def test_no_more_in_flight_than_allowed(serving, pngs, request_of, until, answers_of):
     """A stream has at most max_stream_in_flight images inside; the rest waits with the caller."""
     async with serving(max_stream_in_flight=3) as served:
         served.engine.free.clear()
         messages = [item(request_of(pngs[0], str(i))) for i in range(20)]
-        conversation = asyncio.ensure_future(converse(served.stub, messages))
-        await until(lambda: served.running.batcher.depth == 2)
+        conversation = asyncio.ensure_future(answers_of(served.stub.CategorizeStream(iter(messages))))
+        await until(lambda: served.running.admission.images == 3)
         await asyncio.sleep(0.1)
         inside = served.running.admission.images
         served.engine.free.set()
-        answers, _ = await conversation
+        answers = await conversation
 
     assert inside == 3
     assert len(answers) == 20
@@ -206,7 +196,7 @@ async def test_vanished_caller_leaves_nothing_behind(serving, pngs, request_of, 
         call = served.stub.CategorizeStream()
         for _ in range(5):
             await call.write(item(request_of(pngs[0])))
-        await until(lambda: served.running.batcher.depth == 4)
+        await until(lambda: served.running.admission.images == 5 and served.engine.entered.is_set())
         call.cancel()
         await until(lambda: served.running.admission.images == 0)
         assert served.running.batcher.depth == 0
@@ -214,7 +204,7 @@ async def test_vanished_caller_leaves_nothing_behind(serving, pngs, request_of, 
         response = await served.stub.Categorize(request_of(pngs[3]))
 
     assert response.categorization.assignment.cluster_id == 3
-    assert served.engine.batches == [1, 1]
+    assert served.engine.batches[1:] == [1]
 
 
 async def test_failed_batch_is_an_answer(serving, pngs, request_of):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -25,8 +24,6 @@ def command(
     ready_file: Annotated[Path | None, typer.Option(help="Write the actual addresses here once serving.")] = None,
 ) -> None:
     """Serve ARTIFACT over gRPC until SIGTERM. Every setting is also a DEEPMCAT_* variable."""
-    # gRPC's own lines are not JSON; what they say about a busy port, our error says better.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from deepmcat_core.categorizer import load
     from deepmcat_server.app import serve
     from deepmcat_server.config import load as load_settings

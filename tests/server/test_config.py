@@ -1,0 +1,79 @@
+"""Settings: where they come from, what is refused and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deepmcat_core.errors import ConfigError
+from deepmcat_server.config import load, parse_address
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch):
+    """Settings of whoever runs the tests play no part."""
+    for name in ("LISTEN", "ADMIN", "MAX_QUEUE", "DRAIN_S"):
+        monkeypatch.delenv(f"DEEPMCAT_{name}", raising=False)
+
+
+def test_flags_over_variables_over_file_over_defaults(monkeypatch, tmp_path: Path):
+    """Each source wins over the ones behind it, setting by setting."""
+    file = tmp_path / "server.toml"
+    file.write_text("max_queue = 1\ndrain_s = 1\nmax_batch = 1\ngrace_s = 1\n")
+    monkeypatch.setenv("DEEPMCAT_MAX_QUEUE", "2")
+    monkeypatch.setenv("DEEPMCAT_DRAIN_S", "2")
+    monkeypatch.setenv("DEEPMCAT_DATA", "not a setting")
+    settings = load(flags={"listen": "127.0.0.1:3", "admin": None}, sets=["drain_s=3", "grace_s=3"], file=file)
+
+    assert (settings.max_batch, settings.max_queue, settings.drain_s, settings.grace_s) == (1, 2, 3, 3)
+    assert (settings.listen, settings.admin) == ("127.0.0.1:3", "127.0.0.1:9464")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"sets": ["max_qeue=3"]}, "Did you mean 'max_queue'"),
+        ({"sets": ["max_queue=0"]}, "max_queue.* is 0"),
+        ({"sets": ["max_queue"]}, "KEY=VALUE"),
+        ({"sets": ["log_level=loud"]}, "log_level"),
+        ({"flags": {"listen": "50051"}}, "host:port is needed"),
+        ({"flags": {"listen": "127.0.0.1:70000"}}, "host:port is needed"),
+        ({"file": Path("nowhere.toml")}, "nowhere.toml"),
+        ({"flags": {"listen": "0.0.0.0:50051"}}, "--insecure"),
+        ({"flags": {"admin": "[::]:9464"}}, "--insecure"),
+        ({"flags": {"listen": "example.org:50051"}}, "--insecure"),
+    ],
+)
+def test_mistakes_get_a_sentence(arguments, sentence):
+    """A wrong key, value, file or an open plaintext port is a ConfigError that names the way out."""
+    with pytest.raises(ConfigError, match=sentence):
+        load(**arguments)
+
+
+def test_bad_variable_gets_a_sentence(monkeypatch):
+    """A variable out of range is refused as a setting is."""
+    monkeypatch.setenv("DEEPMCAT_MAX_QUEUE", "none")
+    with pytest.raises(ConfigError, match="max_queue"):
+        load()
+
+
+def test_plaintext_beyond_this_machine_only_when_asked_for():
+    """--insecure is the way to listen on other addresses without TLS."""
+    assert load(flags={"listen": "0.0.0.0:1", "insecure": True}).listen == "0.0.0.0:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "loopback"),
+    [
+        ("127.0.0.1:0", "127.0.0.1", 0, True),
+        ("[::1]:5", "::1", 5, True),
+        ("localhost:6", "localhost", 6, True),
+        ("10.0.0.1:7", "10.0.0.1", 7, False),
+        ("[::]:8", "::", 8, False),
+    ],
+)
+def test_addresses(text, host, port, loopback):
+    """Addresses are read and written alike, and loopback is told from the rest."""
+    address = parse_address(text)
+    assert (address.host, address.port, address.is_loopback, str(address)) == (host, port, loopback, text)
