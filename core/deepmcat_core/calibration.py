@@ -76,9 +76,10 @@ class Calibration:
                 f"No outlier verdicts: {self.images} calibration images, at least {MIN_VERDICT} are needed "
                 "(about 1,000 images prepared)."
             )
+        groups = len(self.offsets) - 1
         return (
             f"An image is an outlier where p < {self.alpha:g}, from {self.images} calibration images in "
-            f"{len(self.offsets) - 1} groups. This bounds false rejection only: an unusual image can still be missed."
+            f"{groups} group{'s' if groups > 1 else ''}. This bounds false rejection only: an unusual image can still be missed."
         )
 
     def p_values(self, clusters: Ints, distances: Floats) -> npt.NDArray[np.float64]:

@@ -120,10 +120,11 @@ def score_cuts(tree: MergeTree, scored: Labelled, fit: Labelled, suggested: int)
     """Scores at 1, 1.5, 2 and 4 times the classes, at the suggested cut and at the fine level, the coarsest first."""
     classes = len(np.unique(scored.classes))
     ks = {math.ceil(factor * classes) for factor in CUTS} | {suggested, tree.k}
-    return tuple(_score(tree.cut(k), k, scored, fit) for k in sorted({min(k, tree.k) for k in ks}))
+    return tuple(score_groups(tree.cut(k), k, scored, fit) for k in sorted({min(k, tree.k) for k in ks}))
 
 
-def _score(groups: Ints, k: int, scored: Labelled, fit: Labelled) -> CutScores:
+def score_groups(groups: Ints, k: int, scored: Labelled, fit: Labelled) -> CutScores:
+    """Scores where fine cluster c belongs to group groups[c], 0 … k−1."""
     n_classes = 1 + max(int(scored.classes.max()), int(fit.classes.max()))
     assigned = groups[scored.clusters]
     table = scores.contingency(scored.classes, assigned, n_classes, k)

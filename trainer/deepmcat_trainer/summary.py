@@ -34,7 +34,7 @@ def _table(categories: tuple[Category, ...], total: int) -> Table:
     table.add_column("category", overflow="fold")
     table.add_column("images", justify="right")
     table.add_column("share", justify="right")
-    table.add_column("terms", overflow="fold")
+    table.add_column("terms" if any(c.terms for c in categories) else "", overflow="fold")
     total = max(1, total)
     for c in categories:
         terms = ", ".join(f"{t.value} {t.share:.0%}" for t in c.terms[:TERMS])

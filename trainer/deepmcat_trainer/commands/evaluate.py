@@ -17,24 +17,24 @@ from deepmcat_trainer.dataset import Dataset
 from deepmcat_trainer.evaluate import CutScores, Evaluation, evaluate
 from deepmcat_trainer.splits import Split
 
-COLUMNS = (
-    ("purity", "purity"),
-    ("balanced", "balanced_purity"),
-    ("worst", "worst_recall"),
-    ("mapped", "mapped_purity"),
-    ("m. balanced", "mapped_balanced_purity"),
-    ("m. worst", "mapped_worst_recall"),
-    ("inverse", "inverse_purity"),
-    ("NMI", "nmi"),
-    ("AMI", "ami"),
-    ("ARI", "ari"),
-    ("accuracy", "accuracy"),
-)
+COLUMNS = {
+    "purity": "purity",
+    "bal.": "balanced_purity",
+    "worst": "worst_recall",
+    "mapped purity": "mapped_purity",
+    "mapped bal.": "mapped_balanced_purity",
+    "mapped worst": "mapped_worst_recall",
+    "inv. pur.": "inverse_purity",
+    "NMI": "nmi",
+    "AMI": "ami",
+    "ARI": "ari",
+    "acc.": "accuracy",
+}  # headings that wrap to fit 80 columns
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="The artifact.")],
-    dataset: Annotated[Path, typer.Argument(help="A dataset prepared with --labels.")],
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The artifact.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset prepared with --labels.")],
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the scores here.")
     ] = None,
@@ -58,15 +58,16 @@ def command(
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the scores as a table, a line per cut."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("k", *(heading for heading, _ in COLUMNS)):
-        table.add_column(heading, justify="right")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for heading in ("k", *COLUMNS):
+        table.add_column(heading, justify="right", vertical="bottom")
     for cut in evaluation.cuts:
-        table.add_row(_name(cut, evaluation), *(f"{getattr(cut, key):.3f}" for _, key in COLUMNS))
+        table.add_row(_name(cut, evaluation), *(f"{getattr(cut, key):.3f}" for key in COLUMNS.values()))
     console.print(f"{evaluation.n:,} images of {evaluation.classes} classes, {evaluation.split} split")
     console.print(table)
+    console.print("* the suggested cut; bal., worst: the mean and the worst recall of a class", highlight=False)
 
 
 def _name(cut: CutScores, evaluation: Evaluation) -> str:
-    notes = {evaluation.suggested_k: "suggested", evaluation.fine_k: "fine"}
-    return f"{notes[cut.k]} {cut.k}" if cut.k in notes else str(cut.k)
+    fine = "fine " if cut.k == evaluation.fine_k else ""
+    return f"{fine}{'*' if cut.k == evaluation.suggested_k else ''}{cut.k}"

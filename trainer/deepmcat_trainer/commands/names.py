@@ -22,9 +22,9 @@ class Action(StrEnum):
 
 
 def command(
-    action: Annotated[Action, typer.Argument(help="export: write the CSV; import: put its changes in force")],
-    artifact: Annotated[Path, typer.Argument(help="artifact folder")],
-    file: Annotated[Path, typer.Argument(help="CSV: category_id, name, codes, merge_into")],
+    action: Annotated[Action, typer.Argument(help="export: write the file; import: put its changes in force.")],
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The artifact; a folder, not packed.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Columns category_id, name, codes and merge_into.")],
 ) -> None:
     """Write the categories to a CSV file, or read names, codes and merges from it as a new catalog version."""
     loaded = Artifact.load(artifact)

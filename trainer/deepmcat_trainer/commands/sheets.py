@@ -22,8 +22,8 @@ SEED = 0
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="The artifact.")],
-    dataset: Annotated[Path, typer.Argument(help="A dataset prepared as the artifact's was.")],
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The artifact.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset prepared as the artifact's was.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the pages, made where missing.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
