@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -34,6 +33,7 @@ from deepmcat_core.categorizer import Categorizer
 from deepmcat_core.codecs import decoders
 from deepmcat_core.decode_pool import DecodePool
 from deepmcat_core.errors import ConfigError
+from deepmcat_server import ready_files
 from deepmcat_server.admin import Admin
 from deepmcat_server.admission import Admission
 from deepmcat_server.batcher import Batcher
@@ -66,8 +66,7 @@ class Running:
 async def serve(settings: Settings, categorizer: Categorizer, ready_file: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT; a second one exits at once."""
     if ready_file is not None:
-        with _writing(ready_file):
-            ready_file.unlink(missing_ok=True)  # of a server before this one
+        ready_files.clear(ready_file)
     with _stopped_by_signals() as stop:
         async with run_server(settings, categorizer) as server:
             _announce(server, categorizer, ready_file)
@@ -194,7 +193,7 @@ def _stopped_by_signals() -> Iterator[asyncio.Event]:
 
 
 def _announce(server: Running, categorizer: Categorizer, ready_file: Path | None) -> None:
-    """Say where, in the log and in the ready file (which appears whole, by a rename)."""
+    """Say where, in the log and in the ready file."""
     for name, address in (("listening", server.listen), ("admin listening", server.admin)):
         logs.event(LOG, logging.INFO, name, address=str(address))
     logs.event(
@@ -208,15 +207,4 @@ def _announce(server: Running, categorizer: Categorizer, ready_file: Path | None
         version=version("deepmcat"),
     )
     if ready_file is not None:
-        partial = ready_file.with_name(f".{ready_file.name}.partial")
-        with _writing(ready_file):
-            partial.write_text(json.dumps({"listen": str(server.listen), "admin": str(server.admin)}), encoding="utf-8")
-            partial.replace(ready_file)
-
-
-@contextmanager
-def _writing(ready_file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"cannot write the ready file {ready_file}: {error.strerror}") from error
+        ready_files.write(ready_file, listen=server.listen, admin=server.admin)
