@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,10 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-if TYPE_CHECKING:
-    from deepmcat_trainer.prepare import PrepareOptions
+from deepmcat_core.decode_pool import DecodePool
+from deepmcat_core.planes import ReadOptions
+from deepmcat_core.preprocessing import Preprocessing
+from deepmcat_trainer.prepare import PrepareOptions
 
 
 def pixels(seed: int, side: int = 24) -> npt.NDArray[np.uint8]:
@@ -52,25 +53,28 @@ def write_dicom(path: Path, seed: int, *, frames: int = 1, **attributes: str) ->
     return path
 
 
-@pytest.fixture(name="png")
+@pytest.fixture(name="png", scope="session")
 def png_fixture() -> Callable[..., Path]:
     """Writes a PNG: png(path, seed, side=24)."""
     return write_png
 
 
-@pytest.fixture(name="dicom")
+@pytest.fixture(name="dicom", scope="session")
 def dicom_fixture() -> Callable[..., Path]:
     """Writes a DICOM file: dicom(path, seed, frames=1, PatientID=…)."""
     return write_dicom
 
 
+@pytest.fixture(name="pool", scope="session")
+def pool_fixture() -> Iterator[DecodePool]:
+    """Two decoding workers that all tests share: they take a second to start."""
+    with DecodePool(2) as pool:
+        yield pool
+
+
 @pytest.fixture(name="options")
 def options_fixture(tmp_path: Path) -> Callable[..., PrepareOptions]:
     """Options with one worker, a fixed key and small images; anything can be given instead."""
-    from deepmcat_core.planes import ReadOptions
-    from deepmcat_core.preprocessing import Preprocessing
-    from deepmcat_trainer.prepare import PrepareOptions
-
     key = tmp_path / "test.key"
     key.write_bytes(b"a key for tests only, 32 bytes..")
     read = ReadOptions(preprocessing=Preprocessing(size=32))

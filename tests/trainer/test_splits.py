@@ -50,9 +50,7 @@ def test_parse_reads_what_it_writes(shares: Shares) -> None:
     assert Shares.parse(str(shares)) == shares
 
 
-@pytest.mark.parametrize(
-    "text", ["", "60/40", "60/10/30/0", "a/b/c", "60/10/31", "-10/10/100", "0/50/50", "60.5/9/30"]
-)
+@pytest.mark.parametrize("text", ["", "60/40", "60/10/30/0", "a/b/c", "60/10/31", "-10/10/100", "0/50/50", "60.5/9/30"])
 def test_wrong_shares_are_refused(text: str) -> None:
     """Anything but three percentages that add up is a ConfigError that shows the form."""
     with pytest.raises(ConfigError, match="60/10/30"):

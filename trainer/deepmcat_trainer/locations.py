@@ -41,12 +41,27 @@ class CorruptArchive(ImageError):
 class Location(Protocol):
     """Somewhere to read an image from."""
 
+    @property
+    def held(self) -> int:
+        """How many bytes of the image are in memory already."""
+
     def read(self, max_bytes: int) -> bytes:
         """All bytes of the image. Raises ImageTooLarge above `max_bytes`, Unreadable, CorruptImage."""
 
 
+class _NothingHeld:
+    """A location that is read by whoever decodes it."""
+
+    __slots__ = ()
+
+    @property
+    def held(self) -> int:
+        """None."""
+        return 0
+
+
 @dataclass(frozen=True, slots=True)
-class WholeFile:
+class WholeFile(_NothingHeld):
     """A file of its own."""
 
     path: str
@@ -65,7 +80,7 @@ class WholeFile:
 
 
 @dataclass(frozen=True, slots=True)
-class FileSpan:
+class FileSpan(_NothingHeld):
     """`length` bytes from `offset` on."""
 
     path: str
@@ -79,7 +94,7 @@ class FileSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class ZipSpan:
+class ZipSpan(_NothingHeld):
     """A member of a zip. header: offset of its local header. packed, length: bytes in the archive and inflated."""
 
     path: str
@@ -109,6 +124,11 @@ class Held:
 
     data: bytes
 
+    @property
+    def held(self) -> int:
+        """All of them."""
+        return len(self.data)
+
     def read(self, max_bytes: int) -> bytes:
         """The bytes."""
         _check_size(len(self.data), max_bytes)
@@ -116,7 +136,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(_NothingHeld):
     """Nothing to read. error: the class of the ImageError that says why."""
 
     error: type[ImageError]
