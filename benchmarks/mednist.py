@@ -72,10 +72,11 @@ def measure(archive: Path, folder: Path, methods: list[str], limit: int | None) 
     if pixels:
         import baselines
 
+        from deepmcat_trainer.clustering import default_k
         from deepmcat_trainer.dataset import Dataset
 
         opened = Dataset.open(dataset)
-        fine_k = max((r["evaluation"]["fine_k"] for r in results.values()), default=len(opened) // 42)
+        fine_k = default_k(len(opened.indices("fit")))
         ks = [*(round(factor * CLASSES) for factor in FACTORS), fine_k]
         for method in pixels:
             print(f"$ k-means on {method}", file=sys.stderr)

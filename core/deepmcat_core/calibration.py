@@ -77,9 +77,10 @@ class Calibration:
                 "(about 1,000 images prepared)."
             )
         groups = len(self.offsets) - 1
+        pooled = "1 group" if groups == 1 else f"{groups} groups"
         return (
             f"An image is an outlier where p < {self.alpha:g}, from {self.images} calibration images in "
-            f"{groups} group{'s' if groups > 1 else ''}. This bounds false rejection only: an unusual image can still be missed."
+            f"{pooled}. This bounds false rejection only: an unusual image can still be missed."
         )
 
     def p_values(self, clusters: Ints, distances: Floats) -> npt.NDArray[np.float64]:

@@ -24,7 +24,7 @@ def blobs(sizes, dim=16, spread=0.2, seed=0):
 
 def suggest(embeddings, most=MAX_CATEGORIES, k=None):
     fine = kmeans(embeddings, k or default_k(len(embeddings)), niter=20, nredo=1, seed=0)
-    tree = merge_tree(fine.sums(embeddings), fine.sizes, "average")
+    tree = merge_tree(fine.sums(embeddings), fine.sizes, "ward")
     return suggest_cut(tree, fine, embeddings, max_categories=most, seed=0), tree, fine
 
 

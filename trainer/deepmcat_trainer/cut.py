@@ -24,7 +24,6 @@ Ints = npt.NDArray[np.int64]
 
 SAMPLE = 5000
 TOLERANCE = 0.01
-FEW = 15  # groups that one person names in one sitting
 MAX_CATEGORIES = 60  # more than anybody wants to name
 EPSILON = 1e-5  # distances below this are rounding of float32
 
@@ -36,16 +35,6 @@ class SuggestedCut:
     k: int
     silhouettes: dict[int, float]
     gaps: dict[int, float]
-
-    @property
-    def separation(self) -> float:
-        """How well the tree separates where people will cut it: its mean silhouette at 2 to FEW groups.
-
-        It chooses between trees. Average linkage keeps rare kinds apart and wins on uneven data; on even data it
-        chains large kinds together, and Ward wins. The mean over cuts shows both; the best single cut hardly does.
-        """
-        few = [score for k, score in self.silhouettes.items() if k <= FEW]
-        return float(np.mean(few)) if few else 0.0
 
 
 def suggest_cut(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ from deepmcat_trainer.clustering import FineClusters, default_k, kmeans
 from deepmcat_trainer.cut import MAX_CATEGORIES, SuggestedCut, suggest_cut
 from deepmcat_trainer.dataset import Dataset
 from deepmcat_trainer.features import embed
-from deepmcat_trainer.merge import LINKAGES, Linkage, merge_tree
+from deepmcat_trainer.merge import Linkage, merge_tree
 from deepmcat_trainer.onnx_export import Gate, NotExportable, equality_gate, export_onnx
 from deepmcat_trainer.self_test import self_test_images
 from deepmcat_trainer.splits import Split
@@ -53,7 +53,7 @@ class FinalSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     fine_k: int | None = Field(default=None, ge=1)  # None: one in 25 images, from 64 to 1024 (clustering.default_k)
-    linkage: Literal["auto", "average", "ward"] = "auto"  # auto: the tree with the better silhouettes
+    linkage: Linkage = "ward"  # merge.py says what each is good at
     niter: int = Field(default=20, ge=1)
     nredo: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -149,16 +149,6 @@ def finish(
     )
 
 
-def build_tree(fine: FineClusters, embeddings: Floats, final: FinalSettings) -> tuple[MergeTree, SuggestedCut]:
-    """The merge tree of the settings' linkage and its suggested cut; "auto" takes the tree that separates better."""
-    wanted: tuple[Linkage, ...] = LINKAGES if final.linkage == "auto" else (final.linkage,)
-    sums = fine.sums(embeddings)
-    trees = [merge_tree(sums, fine.sizes, linkage) for linkage in wanted]
-    cuts = [suggest_cut(tree, fine, embeddings, max_categories=final.max_categories, seed=final.seed) for tree in trees]
-    best = max(range(len(trees)), key=lambda i: cuts[i].separation)
-    return trees[best], cuts[best]
-
-
 def _onnx_engine(encoder: Encoder, size: int, console: Console) -> tuple[bytes | None, OnnxEngine | None]:
     try:
         onnx = export_onnx(encoder, size)
@@ -173,7 +163,8 @@ def _cluster(engine: Engine, dataset: Dataset, final: FinalSettings) -> _Cluster
     k = final.clusters_for(len(rows))
     embeddings = embed(engine, dataset.images, rows, description="embedding the fit split")
     fine = kmeans(embeddings, k, niter=final.niter, nredo=final.nredo, seed=final.seed, device=engine.device)
-    tree, cut = build_tree(fine, embeddings, final)
+    tree = merge_tree(fine.sums(embeddings), fine.sizes, final.linkage)
+    cut = suggest_cut(tree, fine, embeddings, max_categories=final.max_categories, seed=final.seed)
     held_out = embed(
         engine, dataset.images, dataset.indices(Split.CALIBRATION), description="embedding the calibration split"
     )
@@ -241,7 +232,6 @@ def _record(final: FinalSettings, made: _Clustering) -> dict[str, Any]:
     """What the manifest says of the final stage: its settings as they came out, and what the cut was chosen from."""
     return final.model_dump() | {
         "fine_k": made.fine.k,
-        "linkage": made.tree.linkage,
         "suggested_k": made.cut.k,
         "silhouettes": {str(k): round(score, 4) for k, score in made.cut.silhouettes.items()},
         "fit_images": len(made.fine.assignment),

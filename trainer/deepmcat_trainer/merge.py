@@ -7,6 +7,10 @@ clusters is 1 − S_a·S_b / (n_a n_b), and the means S/n are all that Ward need
 Both rules are *reducible* (a merge never comes nearer to a third than its parts were), so following nearest
 neighbours until two are each other's finds the same tree as always merging the closest pair, in O(K²) time
 (nearest-neighbour chain; Müllner 2011, arXiv:1109.2378). Memory is one K × K matrix of float32.
+
+Ward weighs a merge by the images it moves, so its groups are of comparable size; average linkage gives a small group
+that lies far out as much room as a large one, and spends the first cuts on them. On features of a pretrained encoder
+Ward kept more classes apart at few groups, also with 10:1 classes; at 100:1 neither did always.
 """
 
 from __future__ import annotations
@@ -23,7 +27,6 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 Linkage = Literal["average", "ward"]
-LINKAGES: tuple[Linkage, ...] = ("average", "ward")
 
 
 def merge_tree(sums: Doubles, sizes: Ints, linkage: Linkage) -> MergeTree:
