@@ -30,6 +30,16 @@ def test_without_a_terminal_there_is_one_line() -> None:
     assert "images/s)" in text
 
 
+def test_earlier_work_is_not_counted_as_this_jobs() -> None:
+    """What an interrupted run has done is in the bar and not in the rate."""
+    file = io.StringIO()
+    with progress("preparing", console=Console(file=file)) as advance:
+        advance.skip(1000)
+        advance()
+
+    assert file.getvalue().startswith("preparing: 1 images in ")
+
+
 def test_on_a_terminal_there_is_a_bar() -> None:
     """A person sees count, total and rate."""
     text = shown(Console(file=io.StringIO(), force_terminal=True, width=120))

@@ -128,7 +128,7 @@ def _read_all(
         for item in items(sources, walk):
             if journal.has(identity.image(item.locator)):
                 counts.resumed += 1
-                advance()
+                advance.skip()
             else:
                 yield item
 

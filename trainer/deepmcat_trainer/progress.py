@@ -34,6 +34,10 @@ class Progress:
     def __call__(self, n: int = 1) -> None:
         """Count `n` more as done."""
         self.done += n
+        self.skip(n)
+
+    def skip(self, n: int = 1) -> None:
+        """Count `n` as done by an earlier run: they move the bar, and are no work of this one."""
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, n)
 
