@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from deepmcat_core.errors import ConfigError, CorruptImage, ImageTooLarge
+
 FloatPlane = npt.NDArray[np.float32]
 
 
@@ -43,6 +45,11 @@ class FramePolicy:
 
     count: int = 3
 
+    def __post_init__(self) -> None:
+        """Refuse a policy that uses no frame."""
+        if self.count < 1:
+            raise ConfigError(f"a frame policy uses {self.count} frames; 1 or more are allowed")
+
     def indices(self, total: int) -> tuple[int, ...]:
         """The 0-based frames to use of `total`: the middles of `count` equal parts, so one frame is the middle one."""
         count = min(self.count, total)
@@ -54,10 +61,32 @@ class Limits:
     """Bounds that are checked before work is done. Over one: `ImageTooLarge`."""
 
     max_bytes: int = 512 * 2**20
-    max_inflated_bytes: int = 1024 * 2**20
+    max_inflated_bytes: int = 1024 * 2**20  # of Deflated Explicit VR Little Endian
+    max_inflation: int = 250  # how many times its size a deflated object may have, once it has more than 64 MiB
     max_side: int = 32768  # rows or columns
     max_decoded_bytes: int = 1024 * 2**20  # of the frames used, as stored values
     max_frames: int = 64  # frames used, not frames present
+    max_depth: int = 32  # DICOM sequences within sequences
+    max_elements: int = 250_000  # DICOM elements, those in sequences counted
+
+    def check_plane(self, rows: int, columns: int) -> None:
+        """Refuse a plane without pixels (CorruptImage) or over the side (ImageTooLarge)."""
+        if min(rows, columns) < 1:
+            raise CorruptImage(f"the image has {rows} rows and {columns} columns; both are 1 or more in an image")
+        if max(rows, columns) > self.max_side:
+            raise ImageTooLarge(f"the image has {rows} rows and {columns} columns; up to {self.max_side} are allowed")
+
+    def check_frames(self, used: int) -> None:
+        """Refuse to use more frames than allowed (ImageTooLarge)."""
+        if used > self.max_frames:
+            raise ImageTooLarge(f"{used} frames are asked for; up to {self.max_frames} are allowed")
+
+    def check_decoded_bytes(self, decoded: int) -> None:
+        """Refuse to decode to more bytes than allowed (ImageTooLarge)."""
+        if decoded > self.max_decoded_bytes:
+            raise ImageTooLarge(
+                f"the frames to use decode to {decoded} bytes; up to {self.max_decoded_bytes} are allowed"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +107,8 @@ class Frame:
 class Image:
     """A decoded image: the frames asked for, and what is known about the whole.
 
-    format: dicom, png, jpeg, tiff or raw. decoder: the name of what decoded the pixels, for the record.
+    format: dicom, png, jpeg, tiff or raw. decoder: "name version" of what decoded the pixels, for the record: lossy
+    decoders differ by a grey level or three.
     """
 
     frames: tuple[Frame, ...]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from deepmcat_core.decoding import decode
 from deepmcat_core.frame import FramePolicy, ImageFlag, ImageSource, Limits
 from deepmcat_core.preprocessing import Preprocessing
+from deepmcat_core.translation import translated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +45,10 @@ class Planes:
 def read_planes(source: ImageSource, options: ReadOptions) -> Planes:
     """Decode and preprocess one image. Raises ImageError and nothing else."""
     image = decode(source, intensity=options.preprocessing.intensity, frames=options.frames, limits=options.limits)
+    with translated():  # for want of memory
+        planes = np.stack([options.preprocessing.apply(frame) for frame in image.frames])  # (F, size, size)
     return Planes(
-        planes=np.stack([options.preprocessing.apply(frame) for frame in image.frames]),
+        planes=planes,
         frame_indices=tuple(frame.index for frame in image.frames),
         total_frames=image.total_frames,
         format=image.format,

@@ -1,0 +1,125 @@
+"""From the bytes of a DICOM image to grey frames.
+
+    bytes ─dicom_file─► data set ─► an image at all? ─pixel_data─► stored values of the frames used
+          ─► monochrome: dicom_grey · palette: lookup_table · colour: luminance ─► Frame with its pixel aspect
+
+Colours become luminance by Rec. 601 and get neither modality LUT nor window, which are for monochrome (PS3.3 C.11.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from deepmcat_core import codecs, sop_classes
+from deepmcat_core.dicom_file import DicomFile, read_dicom_file
+from deepmcat_core.dicom_grey import monochrome
+from deepmcat_core.dicom_values import functional_group, number, numbers, text, texts
+from deepmcat_core.errors import CorruptImage, NotAnImage, UnsupportedImage
+from deepmcat_core.frame import FloatPlane, Frame, FramePolicy, Image, ImageFlag, Intensity, Limits
+from deepmcat_core.intensity import luminance, scale
+from deepmcat_core.lookup_table import read_palette
+from deepmcat_core.pixel_data import ELEMENTS, StoredFrame, pixel_layout, stored_frames
+
+MAX_ASPECT = 16.0  # of a pixel; beyond it, either way, a spacing is a mistake
+
+_OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
+
+
+def decode_dicom(data: bytes, *, intensity: Intensity, frames: FramePolicy, limits: Limits) -> Image:
+    """The frames that the policy asks for. Raises ImageError, and what pydicom raises, which `decode` translates."""
+    file = read_dicom_file(data, limits)
+    _require_image(file)
+    layout = pixel_layout(file.dataset, limits)
+    indices = frames.indices(layout.frames)
+    stored = stored_frames(file.dataset, file.transfer_syntax, layout, indices, limits)
+    return Image(
+        frames=tuple(_frames(file, stored, intensity)),
+        total_frames=layout.frames,
+        format="dicom",
+        decoder=codecs.decoder(file.transfer_syntax),
+        flags=image_flags(file),
+    )
+
+
+def image_flags(file: DicomFile) -> frozenset[ImageFlag]:
+    """What is worth knowing about an image that does not change its assignment."""
+    dataset, sop_class = file.dataset, file.sop_class
+    kinds = texts(dataset, "ImageType")
+    burned_in = text(dataset, "BurnedInAnnotation")
+    found = {
+        ImageFlag.DERIVED: kinds[:1] == ("DERIVED",) or sop_classes.is_computed(sop_class),
+        ImageFlag.LOCALIZER: "LOCALIZER" in kinds,
+        ImageFlag.SECONDARY_CAPTURE: sop_classes.is_secondary_capture(sop_class),
+        ImageFlag.BURNED_IN_TEXT_POSSIBLE: burned_in == "YES"
+        or (burned_in != "NO" and sop_classes.often_has_text(sop_class)),
+        ImageFlag.OVERLAYS_IGNORED: any(tag.group in _OVERLAY_GROUPS for tag in dataset.keys()),  # noqa: SIM118
+        ImageFlag.TRANSFER_SYNTAX_GUESSED: file.guessed,
+    }
+    return frozenset(flag for flag, is_so in found.items() if is_so)
+
+
+def pixel_aspect(dataset: Dataset, frame: int) -> float:
+    """Height of a pixel over its width; 1 where nothing usable is said.
+
+    Spacings of zero exist in real files; they, and ratios beyond MAX_ASPECT, are ignored.
+    """
+    measures = functional_group(dataset, frame, "PixelMeasuresSequence")
+    sources = [(measures, "PixelSpacing")] if measures is not None else []
+    sources += [(dataset, kw) for kw in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio")]
+    for source, keyword in sources:
+        spacing = numbers(source, keyword)  # vertical, horizontal
+        if len(spacing) == 2 and min(spacing) > 0 and 1 / MAX_ASPECT <= spacing[0] / spacing[1] <= MAX_ASPECT:
+            return spacing[0] / spacing[1]
+    return 1.0
+
+
+def _require_image(file: DicomFile) -> None:
+    """Refuse what has no pixels to look at, and what cannot be decoded, before anything is."""
+    if sop_classes.is_known(file.sop_class) and not sop_classes.is_image(file.sop_class):
+        raise NotAnImage("the DICOM object is of a SOP class without pixels to categorise, such as a report or a plan")
+    if not codecs.is_readable(file.transfer_syntax):
+        raise UnsupportedImage(f"{_named(file.transfer_syntax)} of the DICOM object is not read")
+    if file.outline.broken_off:
+        raise CorruptImage("the DICOM object breaks off within an element")
+    if not any(keyword in file.dataset for keyword in ELEMENTS):
+        if file.outline.has_pixels:
+            raise CorruptImage("the DICOM object breaks off within its pixel data")
+        raise NotAnImage("the DICOM object has no pixel data")
+    if "SOPClassUID" not in file.dataset:  # required of every object there is (PS3.3 C.12.1)
+        raise CorruptImage("the DICOM object does not say what it is: it has no SOP Class UID")
+
+
+def _named(syntax: UID) -> str:
+    return f"the transfer syntax {syntax.name}" if syntax.type == "Transfer Syntax" else "the transfer syntax"
+
+
+def _frames(file: DicomFile, stored: Iterator[StoredFrame], intensity: Intensity) -> Iterator[Frame]:
+    for frame in stored:
+        yield Frame(
+            pixels=_grey(file, frame, intensity),
+            pixel_aspect=pixel_aspect(file.dataset, frame.index),
+            index=frame.index,
+        )
+
+
+def _grey(file: DicomFile, frame: StoredFrame, intensity: Intensity) -> FloatPlane:
+    little_endian = bool(file.transfer_syntax.is_little_endian)
+    if frame.values.ndim == 3:
+        return _colour(frame, bits_stored=number(file.dataset, "BitsStored"))
+    if frame.photometric == "PALETTE COLOR":
+        return read_palette(file.dataset, little_endian=little_endian).apply(frame.values)
+    return monochrome(frame.values, file.dataset, frame.index, intensity, little_endian=little_endian)
+
+
+def _colour(frame: StoredFrame, bits_stored: float | None) -> FloatPlane:
+    """(H, W, 3) as luminance. Y of YBR is that already, so nothing has to be converted to RGB and back."""
+    values = frame.values
+    white = 2.0 ** (bits_stored or 8 * values.dtype.itemsize) - 1
+    if frame.photometric.startswith("YBR_PARTIAL"):  # PS3.3 C.7.6.3.1.2, retired: Y from 16 to 235
+        return scale(values[..., 0], 16, 235)
+    if frame.photometric.startswith("YBR"):
+        return scale(values[..., 0], 0, white)
+    return luminance(values, white=white)

@@ -1,0 +1,123 @@
+"""What the stored values of a monochrome DICOM frame look like: the grayscale pipeline of PS3.4 N.2, in its order.
+
+    stored values ─► padding mask ─► modality LUT ─► VOI LUT or window, or percentiles ─► inversion ─► padding to black
+
+Each transform is looked for in the frame's functional groups, then in the shared ones, then in the data set itself:
+pydicom's functions look in the data set alone and silently leave enhanced objects in stored values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+
+from deepmcat_core.dicom_values import functional_group, item, number, text
+from deepmcat_core.frame import FloatPlane, Intensity
+from deepmcat_core.intensity import Mask, scale, stretch, unusable, working_type
+from deepmcat_core.lookup_table import read_lookup_table
+
+Values = npt.NDArray[Any]
+
+
+def monochrome(
+    stored: Values, dataset: Dataset, frame: int, intensity: Intensity, *, little_endian: bool
+) -> FloatPlane:
+    """(H, W) stored values of a frame as grey; padding is black. May raise what pydicom raises."""
+    ignored = padding(stored, dataset)
+    values = modality_values(stored, dataset, frame, little_endian=little_endian)
+    if (not_numbers := unusable(values)) is not None:
+        ignored = not_numbers if ignored is None else ignored | not_numbers
+    inverted = is_inverted(dataset)
+    grey = _windowed(values, dataset, frame, little_endian=little_endian) if intensity.mode == "window" else None
+    if grey is None:
+        grey = stretch(values, intensity, ignored, inverted=inverted)
+    elif inverted:
+        grey = 1 - grey
+    if ignored is not None:
+        grey[ignored] = 0
+    return grey
+
+
+def padding(stored: Values, dataset: Dataset) -> Mask | None:
+    """(H, W), which stored values are padding (PS3.3 C.7.5.1.1.2); None where no value is declared as such."""
+    keyword = "FloatPixelPadding" if stored.dtype.kind == "f" else "PixelPadding"
+    if stored.dtype.itemsize == 8 and stored.dtype.kind == "f":
+        keyword = "DoubleFloatPixelPadding"
+    value = number(dataset, f"{keyword}Value")
+    if value is None:
+        return None
+    limit = number(dataset, f"{keyword}RangeLimit")
+    ends = [_as_stored(end, stored.dtype) for end in (value, value if limit is None else limit)]
+    mask: Mask = (stored >= min(ends)) & (stored <= max(ends))
+    return mask
+
+
+def modality_values(stored: Values, dataset: Dataset, frame: int, *, little_endian: bool) -> Values:
+    """(H, W) stored values in the units of the modality, such as Hounsfield units (PS3.3 C.11.1).
+
+    A slope of 0 or one that is no number occurs in real files by mistake, and is ignored: it would erase the picture.
+    """
+    source = functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset
+    if (table := item(source, "ModalityLUTSequence")) is not None:
+        return read_lookup_table(table, little_endian=little_endian).apply(stored)
+    values = stored.astype(working_type(stored.dtype))
+    slope, intercept = number(source, "RescaleSlope"), number(source, "RescaleIntercept")
+    if slope:
+        values *= slope
+    if intercept:
+        values += intercept
+    return values
+
+
+def is_inverted(dataset: Dataset) -> bool:
+    """Whether the lowest value is white.
+
+    MONOCHROME1 and a Presentation LUT Shape of INVERSE say the same thing, once or twice (PS3.3 C.8.11.3), so both
+    together do not cancel.
+    """
+    return (
+        text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+        or text(dataset, "PresentationLUTShape") == "INVERSE"
+    )
+
+
+def window(values: Values, centre: float, width: float, function: str) -> FloatPlane | None:
+    """(H, W) values through a window (PS3.3 C.11.2.1.2, C.11.2.1.3); None where the width is not allowed."""
+    if function == "SIGMOID":
+        return None if width <= 0 else (1 / (1 + np.exp(-4 * (values - centre) / width))).astype(np.float32)
+    if function == "LINEAR_EXACT":
+        return None if width <= 0 else _ramp(values, centre - width / 2, centre + width / 2)
+    if width < 1:
+        return None
+    # The halves are in the standard: a window of width 1 is a threshold, and of width 256 the identity on bytes.
+    return _ramp(values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
+
+
+def _windowed(values: Values, dataset: Dataset, frame: int, *, little_endian: bool) -> FloatPlane | None:
+    """Grey by the frame's VOI LUT or, failing that, its first window; None without a usable one."""
+    source = functional_group(dataset, frame, "FrameVOILUTSequence") or dataset
+    if (table := item(source, "VOILUTSequence")) is not None:
+        lookup = read_lookup_table(table, little_endian=little_endian)
+        return scale(lookup.apply(values), 0, lookup.top)
+    centre, width = number(source, "WindowCenter"), number(source, "WindowWidth")
+    if centre is None or width is None:
+        return None
+    return window(values, centre, width, text(source, "VOILUTFunction"))
+
+
+def _ramp(values: Values, low: float, high: float) -> FloatPlane:
+    if low == high:
+        return (values > low).astype(np.float32)
+    return scale(values, low, high)
+
+
+def _as_stored(value: float, dtype: np.dtype[Any]) -> float:
+    """A padding value in the sign of the pixels: writers get the VR wrong, and -2000 arrives as 63536."""
+    if dtype.kind == "i" and value > np.iinfo(dtype).max:
+        return value - 2.0 ** (8 * dtype.itemsize)
+    if dtype.kind == "u" and value < 0:
+        return value + 2.0 ** (8 * dtype.itemsize)
+    return value

@@ -1,0 +1,72 @@
+"""Values of DICOM elements, read with the forgiveness that real files need: what cannot be read counts as absent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from deepmcat_core.errors import ImageError
+from deepmcat_core.translation import translated
+
+
+def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """The finite numbers of an element; () where it is absent, empty, or holds anything else."""
+    with suppress(ImageError), translated():
+        value = dataset.get(keyword)
+        if value is None or value == "":
+            return ()
+        found = tuple(float(v) for v in (value if isinstance(value, MultiValue | list | tuple) else [value]))
+        return found if all(math.isfinite(v) for v in found) else ()
+    return ()
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """The first number of an element, or None."""
+    return next(iter(numbers(dataset, keyword)), None)
+
+
+def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """The values of an element as text, stripped; () where there are none."""
+    with suppress(ImageError), translated():
+        value = dataset.get(keyword)
+        if value is None:
+            return ()
+        values = value if isinstance(value, MultiValue | list | tuple) else [value]
+        return tuple(str(v).strip(" \0") for v in values)
+    return ()
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """The first value of an element as text, or ""."""
+    return next(iter(texts(dataset, keyword)), "")
+
+
+def item(dataset: Dataset, keyword: str) -> Dataset | None:
+    """The first item of a sequence, or None."""
+    return next(items(dataset, keyword), None)
+
+
+def items(dataset: Dataset, keyword: str) -> Iterator[Dataset]:
+    """The items of a sequence; none where it is absent or not a sequence."""
+    with suppress(ImageError), translated():
+        sequence = dataset.get(keyword)
+        if sequence is not None:
+            yield from (found for found in sequence if isinstance(found, Dataset))
+
+
+def functional_group(dataset: Dataset, frame: int, macro: str) -> Dataset | None:
+    """The item of a functional group macro that holds for a frame: its own, else the shared one (PS3.3 C.7.6.16).
+
+    None where the object has no such group, as in every object that is not enhanced.
+    """
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    own = per_frame[frame] if per_frame is not None and frame < len(per_frame) else None
+    shared = item(dataset, "SharedFunctionalGroupsSequence")
+    for group in (own, shared):
+        if group is not None and (found := item(group, macro)) is not None:
+            return found
+    return None

@@ -1,0 +1,138 @@
+"""Lookup tables of DICOM: modality, VOI and palette share one shape (PS3.3 C.11.1.1, C.11.2.1.1, C.7.6.3.1.5)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+
+from deepmcat_core.dicom_values import numbers
+from deepmcat_core.errors import CorruptImage
+from deepmcat_core.frame import FloatPlane
+from deepmcat_core.intensity import luminance
+
+MAX_ENTRIES = 65536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookupTable:
+    """entries: (N,) float32. first: the input that the first entry is for. top: the greatest output there may be."""
+
+    entries: npt.NDArray[np.float32]
+    first: int
+    top: float
+
+    def apply(self, values: npt.NDArray[Any]) -> FloatPlane:
+        """The entries for the values; values outside the table take its first or last entry."""
+        last = self.first + len(self.entries) - 1
+        nearest = np.rint(np.nan_to_num(values)) if values.dtype.kind == "f" else values
+        index: npt.NDArray[np.intp] = np.clip(nearest, self.first, last).astype(np.intp) - self.first
+        return self.entries[index]
+
+
+def read_lookup_table(item: Dataset, *, little_endian: bool) -> LookupTable:
+    """The table of an item of a Modality or VOI LUT Sequence. Raises CorruptImage."""
+    count, first, bits = _descriptor(item, "LUTDescriptor")
+    data = item.get("LUTData")
+    if isinstance(data, bytes):
+        entries = _unpacked(data, count, bits, little_endian=little_endian)
+    else:
+        entries = np.asarray(numbers(item, "LUTData"), dtype=np.float32)
+    if not entries.size:
+        raise CorruptImage("a lookup table of the DICOM object has no entries")
+    top = float(2 ** min(bits, 16) - 1) if bits >= 1 else 65535.0
+    return LookupTable(entries=entries[:count], first=first, top=max(top, float(entries.max())))
+
+
+def read_palette(dataset: Dataset, *, little_endian: bool) -> LookupTable:
+    """The palette of a PALETTE COLOR image as luminance from 0 to 1. Raises CorruptImage."""
+    channels = []
+    for colour in ("Red", "Green", "Blue"):
+        count, first, bits = _descriptor(dataset, f"{colour}PaletteColorLookupTableDescriptor")
+        plain = dataset.get(f"{colour}PaletteColorLookupTableData")
+        segmented = dataset.get(f"Segmented{colour}PaletteColorLookupTableData")
+        if isinstance(plain, bytes) and plain:
+            channels.append(_unpacked(plain, count, bits, little_endian=little_endian)[:count])
+        elif isinstance(segmented, bytes) and segmented:
+            channels.append(_expanded(segmented, count, 1 if bits == 8 else 2, little_endian=little_endian))
+        else:
+            raise CorruptImage("the DICOM object is a palette image without a palette")
+    if not channels[0].size or len({channel.size for channel in channels}) != 1:
+        raise CorruptImage("the palette of the DICOM object has no entries, or not the same number for every colour")
+    colours = np.stack(channels, axis=1)  # (N, 3)
+    # Eight-bit entries are found in 16-bit words too, whatever the descriptor says.
+    white = 255.0 if colours.max() <= 255 else 65535.0
+    return LookupTable(entries=luminance(colours, white), first=first, top=1.0)
+
+
+def _descriptor(item: Dataset, keyword: str) -> tuple[int, int, int]:
+    """Number of entries (0 means 65536), first mapped value, bits of an entry."""
+    descriptor = numbers(item, keyword)
+    if len(descriptor) != 3:
+        raise CorruptImage("a lookup table of the DICOM object has no descriptor of three numbers")
+    count, first, bits = (int(v) for v in descriptor)
+    return (count if 0 < count <= MAX_ENTRIES else MAX_ENTRIES), first, bits
+
+
+def _unpacked(data: bytes, count: int, bits: int, *, little_endian: bool) -> npt.NDArray[np.float32]:
+    """(N,) entries of 8 or 16 bits; those of 8 may come in words of 16, and then the length says so."""
+    wide = bits > 8 or len(data) >= 2 * count
+    dtype = np.dtype("u2" if wide else "u1").newbyteorder("<" if little_endian else ">")
+    usable = len(data) - len(data) % dtype.itemsize
+    return np.frombuffer(data[:usable], dtype=dtype).astype(np.float32)
+
+
+def _expanded(data: bytes, count: int, width: int, *, little_endian: bool) -> npt.NDArray[np.float32]:
+    """(N,) entries of a segmented palette (PS3.3 C.7.9.2), never more than `count`, however long it claims to be."""
+    usable = len(data) - len(data) % width
+    order = "<" if little_endian else ">"
+    words = struct.unpack(f"{order}{usable // width}{'BH'[width - 1]}", data[:usable])
+    entries: list[float] = []
+    for number, segment in enumerate(_segments(words, width)):
+        if number > count:  # each makes an entry at least, but for those that would keep us here
+            raise CorruptImage("the segmented palette of the DICOM object has more segments than entries")
+        entries.extend(segment if isinstance(segment, tuple) else _line(entries, *segment))
+        if len(entries) >= count:
+            break
+    return np.asarray(entries[:count], dtype=np.float32)
+
+
+def _line(entries: list[float], length: int, end: int) -> list[float]:
+    if not entries:
+        raise CorruptImage("the segmented palette of the DICOM object starts with a line from nowhere")
+    start = entries[-1]
+    return [round(start + (end - start) * (step + 1) / length) for step in range(length)]
+
+
+def _segments(words: tuple[int, ...], width: int) -> Iterator[tuple[int, ...] | list[int]]:
+    """Discrete segments as tuples of entries, linear ones as [length, end]; indirect ones as what they point to."""
+    position = 0
+    while position + 1 < len(words):
+        opcode, length = words[position], words[position + 1]
+        if opcode == 2:
+            # The offset, in bytes, is 32 bits, least significant word first.
+            parts = words[position + 2 : position + 2 + 4 // width]
+            start = sum(part << (8 * width * i) for i, part in enumerate(parts)) // width
+            yield from _direct_segments(words, start, length)
+            position += 2 + 4 // width
+            continue
+        yield from _direct_segments(words, position, 1)
+        position += 2 + (length if opcode == 0 else 1)
+
+
+def _direct_segments(words: tuple[int, ...], start: int, segments: int) -> Iterator[tuple[int, ...] | list[int]]:
+    for _ in range(segments):
+        if start + 1 >= len(words) or words[start] > 1:
+            raise CorruptImage("the segmented palette of the DICOM object has an unknown kind of segment")
+        opcode, length = words[start], words[start + 1]
+        if opcode == 0:
+            yield words[start + 2 : start + 2 + length]
+            start += 2 + length
+        else:
+            yield [length, *words[start + 2 : start + 3]]
+            start += 3

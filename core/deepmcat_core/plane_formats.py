@@ -1,0 +1,89 @@
+"""PNG, JPEG and TIFF, read with Pillow.
+
+Eight-bit images are grey already and stay as they are; deeper ones are stretched like DICOM's. EXIF is ignored, so that
+the pixels depend on the pixels alone.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import PIL
+from PIL import Image as PillowImage
+
+from deepmcat_core.errors import CorruptImage, ImageTooLarge
+from deepmcat_core.frame import FloatPlane, Frame, FramePolicy, Image, Intensity, Limits
+from deepmcat_core.intensity import luminance, stretch, unusable
+
+DECODER = f"pillow {PIL.__version__}"
+
+MAX_PAGES = 10_000  # of a TIFF: counting them means walking a chain that the file's author has laid
+_PHOTOMETRIC_INTERPRETATION = 262  # the TIFF tag; 0 is "white is zero"
+
+
+def decode_plane_format(data: bytes, name: str, *, intensity: Intensity, frames: FramePolicy, limits: Limits) -> Image:
+    """The frames of a png, jpeg or tiff: one, or the policy's choice of a TIFF's pages. Raises ImageError.
+
+    May raise what Pillow raises; `decode` translates that.
+    """
+    try:
+        with PillowImage.open(io.BytesIO(data), formats=(name.upper(),)) as image:
+            total = _count_pages(image) if name == "tiff" else 1
+            indices = frames.indices(total)
+            limits.check_frames(len(indices))
+            _check_sizes(image, indices, limits)
+            chosen = tuple(_frame(image, index, intensity) for index in indices)
+    except PillowImage.DecompressionBombError as error:
+        raise ImageTooLarge(f"the {name} image has more pixels than Pillow is willing to decode") from error
+    except PIL.UnidentifiedImageError as error:
+        raise CorruptImage(f"the {name} image is damaged, or of a layout that is not read") from error
+    return Image(frames=chosen, total_frames=total, format=name, decoder=DECODER)
+
+
+def _count_pages(image: PillowImage.Image) -> int:
+    for index in range(MAX_PAGES + 1):
+        try:
+            image.seek(index)
+        except EOFError:
+            return index
+    raise ImageTooLarge(f"the TIFF has more than {MAX_PAGES} pages")
+
+
+def _check_sizes(image: PillowImage.Image, indices: tuple[int, ...], limits: Limits) -> None:
+    decoded = 0
+    for index in indices:
+        _turn_to(image, index)
+        width, height = image.size
+        limits.check_plane(height, width)
+        decoded += height * width * 4  # Pillow has four bytes a pixel in every mode but the grey ones
+    limits.check_decoded_bytes(decoded)
+
+
+def _frame(image: PillowImage.Image, index: int, intensity: Intensity) -> Frame:
+    _turn_to(image, index)
+    return Frame(pixels=_grey(image, intensity), index=index)
+
+
+def _turn_to(image: PillowImage.Image, index: int) -> None:
+    if image.tell() != index:
+        image.seek(index)
+
+
+def _grey(image: PillowImage.Image, intensity: Intensity) -> FloatPlane:
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
+    if image.mode.startswith(("I", "F")):
+        return _deep_grey(image, intensity)
+    return luminance(np.asarray(image.convert("RGB")), white=255)
+
+
+def _deep_grey(image: PillowImage.Image, intensity: Intensity) -> FloatPlane:
+    values = np.asarray(image)
+    ignored = unusable(values)
+    # Pillow inverts eight-bit "white is zero" itself, and deeper ones not.
+    inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_INTERPRETATION) == 0
+    grey = stretch(values, intensity, ignored, inverted=inverted)
+    if ignored is not None:
+        grey[ignored] = 0
+    return grey
