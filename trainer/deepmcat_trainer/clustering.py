@@ -46,8 +46,8 @@ class FineClusters:
     def sums(self, embeddings: Floats) -> npt.NDArray[np.float64]:
         """The sum of the embeddings (N, D) of each cluster's images, (K, D): all that averages over pairs need."""
         order = np.argsort(self.assignment, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
-        return np.add.reduceat(embeddings[order].astype(np.float64), starts, axis=0)
+        members = np.split(order, np.cumsum(self.sizes)[:-1])
+        return np.stack([embeddings[rows].sum(axis=0, dtype=np.float64) for rows in members])
 
 
 def default_k(images: int) -> int:
