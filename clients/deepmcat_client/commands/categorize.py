@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-from rich.text import Text
 
 from deepmcat_client.client import Client
+from deepmcat_client.commands.progress import image_progress
 from deepmcat_client.commands.tables import image_table, output, series_table
 from deepmcat_client.errors import ClientError, InvalidRequest, NotAnImage
 from deepmcat_client.files import find_files
@@ -65,7 +63,10 @@ def command(
     report = _Report(jsonl=jsonl, series=series)
     try:
         shown = not (jsonl and sys.stdout.isatty())
-        with _opened(server, artifact, timeout) as categorizer, _progress(paths, shown=shown) as advance:
+        with (
+            _opened(server, artifact, timeout) as categorizer,
+            image_progress(lambda: find_files(paths), shown=shown) as advance,
+        ):
             items = ((file, file) for file in files)
             for file, answer in categorizer.categorize_stream(items, Options(frames=frames, top_k=top_k)):
                 report.add(file, answer)
@@ -141,25 +142,3 @@ def _line(file: Path, answer: Answer) -> dict[str, Any]:
     fields = asdict(answer)
     del fields["embedding"]
     return {"file": str(file), **fields}
-
-
-@contextmanager
-def _progress(paths: list[Path], *, shown: bool) -> Iterator[Callable[[], None]]:
-    """A bar on stderr where that is a terminal; gives what advances it by one image."""
-    console = Console(stderr=True)
-    if not (shown and console.is_terminal):
-        yield lambda: None
-        return
-    columns = BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
-    # Redirecting would send the answers, which are stdout's, to stderr.
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
-        task = bar.add_task("categorizing", total=sum(1 for _ in find_files(paths)))
-        yield lambda: bar.advance(task)
-
-
-class _Rate(ProgressColumn):
-    """Images a second."""
-
-    def render(self, task: Task) -> Text:
-        """The rate of the last seconds."""
-        return Text(f"{task.speed:.0f} images/s" if task.speed else "")

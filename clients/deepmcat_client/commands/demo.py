@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +23,10 @@ from rich.table import Table
 from rich.text import Text
 
 from deepmcat_client.client import Client
+from deepmcat_client.commands.progress import image_progress
 from deepmcat_client.commands.tables import output, terms
 from deepmcat_client.demo_server import DemoServer
-from deepmcat_client.errors import InvalidRequest, MissingExtra, NotAnImage, RequestError, ServerError
+from deepmcat_client.errors import InvalidRequest, MissingExtra, NotAnImage, RequestError, ServerBusy, ServerError
 from deepmcat_client.files import find_files
 from deepmcat_client.results import Catalog, Categorization
 
@@ -54,7 +55,9 @@ def command(
             raise MissingExtra(package, EXTRA)
     if data is not None and next(find_files([data]), None) is None:
         raise InvalidRequest(f"there is no file in {data}")
-    _make_room(out)
+    if data is not None and not data.is_dir():
+        raise InvalidRequest(f"{data} is a file; --data takes a folder of images")
+    make_room(out)
     _Demo(output(), out, data).run()
 
 
@@ -105,19 +108,19 @@ class _Demo:
     def _source(self) -> Path:
         return self._out / "images.txt" if self._data is None else self._data
 
-    def _files(self) -> list[Path]:
-        return packaged_images() if self._data is None else list(find_files([self._data]))
+    def _files(self) -> Iterable[Path]:
+        return packaged_images() if self._data is None else find_files([self._data])
 
     def _categorize(self, server: DemoServer) -> Counter[str]:
         """Stream everything through the client and show what came back. The number of images by result."""
-        files = self._files()
-        self._say(f"\nstreaming {len(files)} files through deepmcat_client.Client …")
+        self._say("\nstreaming the same files through deepmcat_client.Client …")
         by_result: Counter[str] = Counter()
         by_category: Counter[str] = Counter()
         started = time.monotonic()
-        with Client(server.listen) as client:
+        with Client(server.listen) as client, image_progress(self._files) as advance:
             catalog = client.list_categories()
-            for _, answer in client.categorize_stream((file, file) for file in files):
+            for _, answer in client.categorize_stream((file, file) for file in self._files()):
+                advance()
                 if isinstance(answer, Categorization):
                     by_result["ok"] += 1
                     by_category[answer.assignment.category_id] += 1
@@ -130,14 +133,14 @@ class _Demo:
         return by_result
 
     def _compare(self, sent: Counter[str], server: DemoServer) -> None:
-        """The server's own count has to be ours."""
+        """The server's own count has to be ours; images that it was too busy for were sent again, and are apart."""
         deadline = time.monotonic() + COUNTED_WITHIN_S
-        while (counted := server.images_by_result()) != sent and time.monotonic() < deadline:
+        while (counted := _without_busy(server.images_by_result())) != sent and time.monotonic() < deadline:
             time.sleep(0.1)
         shown = ", ".join(f"{result} {count}" for result, count in sorted(counted.items()))
         if counted != sent:
             raise ServerError(f"the server's metrics count {shown}, but {dict(sent)} were sent")
-        self._say(f"deepmcat_images_total, from the server's own metrics: {shown}: what was sent")
+        self._say(f"deepmcat_images_total, from the server's own metrics: {shown}, exactly what was sent")
 
     def _deepmcat(self, name: str, *arguments: Path | str) -> None:
         """Run one of our commands as a person would, and stop where it fails."""
@@ -164,12 +167,13 @@ class _Demo:
             f"\nDone in {time.monotonic() - self._started:.0f} s. In {self._out}: dataset/, artifact/, and sheets/, "
             "which has a page of images for each category."
         )
-        self._say(
-            "Next:\n"
-            "  deepmcat demo --data DIR                              the same on your own images\n"
-            f"  deepmcat serve {out}/artifact                          then: deepmcat categorize PATH --server …\n"
-            f"  deepmcat names export {out}/artifact names.csv         name the categories, then import\n"
-        )
+        following = {
+            f"deepmcat serve {out}/artifact": "serve it; then deepmcat categorize PATH --server HOST:PORT",
+            f"deepmcat names export {out}/artifact names.csv": "name its categories; then names import",
+            "deepmcat demo --data DIR --out DIR2": "the same on your own images",
+        }
+        width = max(map(len, following))
+        self._say("Next:\n" + "\n".join(f"  {line:{width}}   {why}" for line, why in following.items()))
 
 
 def _category_counts(catalog: Catalog, counts: Counter[str]) -> Table:
@@ -185,11 +189,15 @@ def _category_counts(catalog: Catalog, counts: Counter[str]) -> Table:
     return table
 
 
+def _without_busy(counted: Mapping[str, int]) -> dict[str, int]:
+    return {result: count for result, count in counted.items() if result != ServerBusy.reason.lower()}
+
+
 def _result_name(result: str) -> str:
     return "not images (reports, plans, waveforms …)" if result == NotAnImage.reason.lower() else result.upper()
 
 
-def _make_room(out: Path) -> None:
+def make_room(out: Path) -> None:
     """An empty folder: new, empty already, or the one of an earlier demo, of which only our own things are removed."""
     if out.exists() and not (out.is_dir() and ((out / MARKER).is_file() or not any(out.iterdir()))):
         raise InvalidRequest(f"{out} exists and is not an earlier demo; choose another --out or remove it")
