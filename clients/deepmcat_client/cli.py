@@ -85,7 +85,8 @@ _PACKAGES: dict[str, str | None] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC notes on stderr, our errors say in a sentence
+    # Read when gRPC is imported, by the command: what gRPC notes on stderr, our errors say in a sentence.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     try:
         code = _dispatch(name, rest)
