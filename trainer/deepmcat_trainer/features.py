@@ -1,0 +1,114 @@
+"""Images of a split on their way through an encoder: streamed in batches, with progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from deepmcat_trainer.progress import progress
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.uint8]
+
+BATCH = 256
+DEVICE_SHARE = 0.4  # of a GPU's free memory that images may take; the rest is for the encoder
+
+
+class Embeds(Protocol):
+    """What turns images (B, 1, S, S) uint8 into embeddings (B, D): an engine."""
+
+    def embed(self, images: Pixels) -> Floats:
+        """One embedding per image."""
+        ...
+
+
+class SplitImages:
+    """The images of one split, on the encoder's device: kept there where they fit, else sent batch by batch."""
+
+    def __init__(self, images: Pixels, indices: Ints, device: str) -> None:
+        """images: (N, S, S), may be memory-mapped. indices: rows of the split, whose order is the split's order."""
+        self.device = torch.device(device)
+        self._images = images
+        self._indices = indices
+        self._resident: Tensor | None = None
+        if self.device.type == "cuda" and self._fit_on_device():
+            self._resident = torch.from_numpy(np.ascontiguousarray(images[indices])).to(self.device)
+
+    def __len__(self) -> int:
+        """The number of images in the split."""
+        return len(self._indices)
+
+    @property
+    def size(self) -> int:
+        """The side of an image, S."""
+        return int(self._images.shape[1])
+
+    def batch(self, rows: Ints) -> Tensor:
+        """The images at positions `rows` of the split: uint8 (B, 1, S, S) on the device."""
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(rows).to(self.device)][:, None]
+        pixels = np.ascontiguousarray(self._images[self._indices[rows]])
+        return torch.from_numpy(pixels)[:, None].to(self.device)
+
+    def batches(self, size: int = BATCH) -> Iterator[tuple[slice, Tensor]]:
+        """All images in order, with where they go."""
+        for start in range(0, len(self), size):
+            rows = np.arange(start, min(start + size, len(self)))
+            yield slice(start, start + len(rows)), self.batch(rows)
+
+    def _fit_on_device(self) -> bool:
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return len(self._indices) * self.size**2 < DEVICE_SHARE * free
+
+
+def embed(
+    source: Embeds | nn.Module, images: Pixels, indices: Ints, *, description: str, batch_size: int = BATCH
+) -> Floats:
+    """Embeddings (n, D) of the images at `indices`, with a progress bar.
+
+    source: an engine, or a torch encoder on whatever device it is on. images: (N, S, S) uint8, may be memory-mapped.
+    """
+    function = _module_embed(source) if isinstance(source, nn.Module) else source.embed
+    parts = []
+    with progress(description, total=len(indices)) as advance:
+        for start in range(0, len(indices), batch_size):
+            rows = indices[start : start + batch_size]
+            parts.append(function(np.ascontiguousarray(images[rows])[:, None]))
+            advance(len(rows))
+    if not parts:
+        return function(np.empty((0, 1, *images.shape[1:]), dtype=np.uint8))
+    return np.concatenate(parts)
+
+
+@contextmanager
+def feature_store(n: int, dim: int, *, memory_mb: int, folder: Path) -> Iterator[Floats]:
+    """Room for (n, dim) float32: in memory up to `memory_mb`, else in a file in `folder` for as long as the block."""
+    if n * dim * 4 <= memory_mb * 2**20:
+        yield np.empty((n, dim), dtype=np.float32)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "features.npy"
+    try:
+        yield np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, dim))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _module_embed(encoder: nn.Module) -> Callable[[Pixels], Floats]:
+    device = next(encoder.parameters()).device
+    encoder.eval()
+
+    @torch.inference_mode()
+    def function(pixels: Pixels) -> Floats:
+        embeddings: Tensor = encoder(torch.from_numpy(pixels).to(device))
+        return embeddings.float().cpu().numpy()
+
+    return function

@@ -1,0 +1,104 @@
+"""What an epoch looked like, and the signatures of training that goes nowhere.
+
+From what users of DeepCluster and SwAV met: a loss stuck at ln K, one giant cluster, embeddings that all say the
+same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import normalized_mutual_info_score
+
+from deepmcat_trainer.pca import Pca
+
+Ints = npt.NDArray[np.int64]
+
+SETTLING_EPOCHS = 5
+STUCK_LOSS = 0.02  # within this share of ln K
+GIANT_SHARE = 0.5
+MIN_SPREAD = 0.1  # the standard deviation per dimension of unit features is 1/√F where they point everywhere
+MIN_EFFECTIVE_RANK = 4.0  # six kinds of image well apart have 6 to 9; a network that learns nothing has 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochReport:
+    """One epoch. epoch: from 1. loss: mean cross-entropy.
+
+    nmi: to the assignment of the epoch before (arithmetic mean), None for the first. It shows how much the clusters
+    still move; it is no measure of quality. spread: standard deviation per dimension of the unit features, times √F.
+    effective_rank: exp of the entropy of the features' variances. cluster_s, classify_s: of the E step
+    and the M step. images_per_s: of the whole epoch.
+    """
+
+    epoch: int
+    loss: float
+    k: int
+    nmi: float | None
+    empty: int
+    largest_share: float
+    spread: float
+    effective_rank: float
+    cluster_s: float
+    classify_s: float
+    images_per_s: float
+
+    def line(self, epochs: int) -> str:
+        """The line on the terminal."""
+        nmi = "–" if self.nmi is None else f"{self.nmi:.3f}"
+        return (
+            f"epoch {self.epoch}/{epochs}: loss {self.loss:.3f} (ln K {math.log(self.k):.3f}), NMI to previous {nmi}, "
+            f"{self.empty} of {self.k} clusters empty, largest {self.largest_share:.1%}, "
+            f"{self.images_per_s:,.0f} images/s"
+        )
+
+
+def nmi(labels: Ints, previous: Ints | None) -> float | None:
+    """Normalised mutual information with the arithmetic mean of the entropies."""
+    if previous is None:
+        return None
+    return float(normalized_mutual_info_score(previous, labels, average_method="arithmetic"))
+
+
+def largest_share(labels: Ints) -> float:
+    """The share of images in the largest cluster."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def spread(pca: Pca) -> float:
+    """Standard deviation per dimension of the unit features, times √F: 1 where they point everywhere, 0 collapsed."""
+    return math.sqrt(max(0.0, 1.0 - pca.direction**2))
+
+
+def effective_rank(pca: Pca) -> float:
+    """Exp of the entropy of the variances' shares (Roy and Vetterli 2007)."""
+    total = pca.spectrum.sum()
+    if total <= 0:
+        return 0.0
+    shares = pca.spectrum[pca.spectrum > 0] / total
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def warnings(report: EpochReport) -> dict[str, str]:
+    """A sentence for each signature of failure that the epoch shows, by the signature's name."""
+    found = {}
+    settled = report.epoch >= SETTLING_EPOCHS
+    if settled and abs(report.loss / math.log(report.k) - 1) < STUCK_LOSS:
+        found["stuck"] = (
+            f"the loss is within {STUCK_LOSS:.0%} of ln K: the encoder learns nothing from its clusters. "
+            "Try fewer clusters (k), another learning rate (lr) or more images."
+        )
+    if report.largest_share > GIANT_SHARE:
+        found["giant"] = (
+            f"one cluster holds {report.largest_share:.0%} of the images. Try more clusters (k), "
+            "or look whether the images are nearly all alike."
+        )
+    if settled and (report.spread < MIN_SPREAD or report.effective_rank < MIN_EFFECTIVE_RANK):
+        found["collapsed"] = (
+            f"the features have collapsed (spread {report.spread:.2f}, effective rank {report.effective_rank:.1f}): "
+            "many images look the same to the encoder. Try a lower learning rate (lr) or the recipe `frozen`."
+        )
+    return found
