@@ -284,7 +284,7 @@ def _files(draft: Draft) -> dict[str, bytes]:
     c, t = draft.calibration, draft.self_test
     calibration: Tensors = {
         "scores": c.scores, "offsets": c.offsets, "groups": c.groups, "mean_distances": c.mean_distances,
-        "alpha": np.array([c.alpha]),
+        "alpha": np.array([c.alpha]), "images": np.array([c.images]),
     }  # fmt: skip
     files = {
         ENCODER: _save(draft.encoder),
@@ -353,11 +353,16 @@ def _tensors(folder: Path, name: str, *keys: str) -> list[npt.NDArray[Any]]:
 
 
 def _load_calibration(folder: Path) -> Calibration:
-    scores, offsets, groups, mean_distances, alpha = _tensors(
-        folder, CALIBRATION, "scores", "offsets", "groups", "mean_distances", "alpha"
+    images, scores, offsets, groups, mean_distances, alpha = _tensors(
+        folder, CALIBRATION, "images", "scores", "offsets", "groups", "mean_distances", "alpha"
     )
     return Calibration(
-        scores=scores, offsets=offsets, groups=groups, mean_distances=mean_distances, alpha=float(alpha[0])
+        images=int(images[0]),
+        scores=scores,
+        offsets=offsets,
+        groups=groups,
+        mean_distances=mean_distances,
+        alpha=float(alpha[0]),
     )
 
 

@@ -33,10 +33,12 @@ ALPHA = 0.01
 class Calibration:
     """Held-out scores by group.
 
+    images: how many held-out images there were. A group can lie within another, so an image can be in several.
     scores: (n,) float32, ascending within each group. offsets: (G+1,) where each group starts.
     groups: (K,) the group of each fine cluster. mean_distances: (K,) mean distance of the fit split's images.
     """
 
+    images: int
     scores: Floats
     offsets: Ints
     groups: Ints
@@ -51,6 +53,7 @@ class Calibration:
             and self.offsets[0] == 0
             and self.offsets[-1] == len(self.scores)
             and bool((np.diff(self.offsets) >= 0).all())
+            and np.diff(self.offsets).max() <= self.images <= len(self.scores)
             and len(self.groups) == len(self.mean_distances)
             and bool(((self.groups >= 0) & (self.groups < len(self.offsets) - 1)).all())
             and bool(np.isfinite(self.scores).all() and np.isfinite(self.mean_distances).all())
@@ -58,11 +61,6 @@ class Calibration:
         )
         if not ok:
             raise ArtifactDamaged("calibration tables do not fit together")
-
-    @property
-    def images(self) -> int:
-        """The number of calibration scores."""
-        return len(self.scores)
 
     @property
     def has_verdicts(self) -> bool:
@@ -119,6 +117,7 @@ class Calibration:
         pooled = [np.sort(scores[np.isin(clusters, below)]) for below in members]
         offsets = np.cumsum([0, *map(len, pooled)])
         return cls(
+            images=len(clusters),
             scores=np.concatenate(pooled).astype(np.float32),
             offsets=offsets.astype(np.int64),
             groups=groups.astype(np.int64),

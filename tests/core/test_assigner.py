@@ -20,6 +20,7 @@ def make(k: int = 6, d: int = 8, scores: int = 200) -> Assigner:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(k, d))
     calibration = Calibration(
+        images=scores,
         scores=np.linspace(0, 2, scores, dtype=np.float32),
         offsets=np.array([0, scores]),
         groups=np.zeros(k, dtype=np.int64),

@@ -35,6 +35,7 @@ def fit(clusters: np.ndarray, distances: np.ndarray, k: int) -> Calibration:
 def test_p_value_is_the_conformal_formula() -> None:
     """p = (1 + #{s ≥ score}) / (n + 1), ties counted as at least as far."""
     calibration = Calibration(
+        images=100,
         scores=np.arange(1, 101, dtype=np.float32),
         offsets=np.array([0, 100]),
         groups=np.array([0]),
@@ -100,6 +101,16 @@ def test_verdict_at_the_smallest_size_can_be_reached() -> None:
         assert bool(p < calibration.alpha) is outlier
 
 
+def test_images_in_nested_groups_count_once() -> None:
+    """Cluster 0 has 300 images and a group of its own; the root holds them again, for the others."""
+    clusters = np.array([0] * 300 + [1] * 50)
+
+    calibration = fit(clusters, np.linspace(0.1, 0.2, 350), 2)
+
+    assert (calibration.images, len(calibration.scores)) == (350, 300 + 350)
+    assert "350 calibration images in 2 groups" in calibration.note()
+
+
 def test_degenerate_clusters_get_the_overall_mean() -> None:
     """A cluster of one image, or whose images are all at its centre, never divides by zero."""
     calibration = Calibration.fit(
@@ -116,6 +127,8 @@ def test_degenerate_clusters_get_the_overall_mean() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"images": 11},
+        {"images": 9},
         {"offsets": np.array([0, 5])},
         {"offsets": np.array([0, 12, 10])},
         {"groups": np.array([0, 1])},
@@ -126,6 +139,7 @@ def test_degenerate_clusters_get_the_overall_mean() -> None:
 def test_damaged_tables_are_refused(changes: dict[str, np.ndarray]) -> None:
     """Tables that do not fit together are refused at load."""
     good = {
+        "images": 10,
         "scores": np.arange(10, dtype=np.float32),
         "offsets": np.array([0, 10]),
         "groups": np.array([0, 0]),
