@@ -3,15 +3,17 @@
 One codec per syntax, pinned: pydicom's own order depends on what else is installed, and lossy decoders differ by a grey
 level or three, so an image would get other pixels on another machine. JPEG is decoded by imagecodecs (BSD;
 libjpeg-turbo inside): 8 and 12 bits lossy, 2 to 16 bits lossless, where pydicom's usual choices read 8 bits only or
-are under the GPL.
+are under the GPL. RLE too: pylibjpeg-rle panics on damaged frames, and a panic of Rust is no Exception.
 """
 
 from __future__ import annotations
 
+import struct
 from importlib.metadata import version
 from typing import cast
 
 import imagecodecs
+import numpy as np
 from openjpeg.utils import decode_pixel_data as decode_openjpeg
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 from pydicom.uid import (
@@ -32,7 +34,6 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from rle.utils import decode_pixel_data as decode_rle_planes
 
 NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 
@@ -41,15 +42,18 @@ _JPEG_2000 = (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2
 
 # Transfer syntax → the package that decodes it, which is also the name of the pydicom plugin.
 _PACKAGES: dict[str, str] = {
-    **dict.fromkeys(_JPEG, "imagecodecs"),
+    **dict.fromkeys((*_JPEG, RLELossless), "imagecodecs"),
     **dict.fromkeys(_JPEG_2000, "pylibjpeg-openjpeg"),
     **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
-    RLELossless: "pylibjpeg-rle",
 }
 
-# Package → the function of this module that calls it. pyjpegls comes with a plugin in pydicom; those of the pylibjpeg
-# packages would want a framework that adds nothing here.
-_PLUGINS = {"imagecodecs": "decode_jpeg", "pylibjpeg-openjpeg": "decode_jpeg_2000", "pylibjpeg-rle": "decode_rle"}
+# Transfer syntax → the function of this module that calls the package. pyjpegls comes with a plugin in pydicom; that of
+# OpenJPEG wants a framework that adds nothing here.
+_FUNCTIONS: dict[str, str] = {
+    **dict.fromkeys(_JPEG, "decode_jpeg"),
+    **dict.fromkeys(_JPEG_2000, "decode_jpeg_2000"),
+    RLELossless: "decode_rle",
+}
 
 # What pydicom asks of a module of plugins.
 DECODER_DEPENDENCIES = {syntax: (package,) for syntax, package in _PACKAGES.items()}
@@ -110,12 +114,25 @@ def decode_jpeg_2000(source: bytes, runner: DecodeRunner) -> bytearray:
     return samples
 
 
-def decode_rle(source: bytes, runner: DecodeRunner) -> bytearray:
+def decode_rle(source: bytes, runner: DecodeRunner) -> bytes | bytearray:
     """One RLE frame as its samples, colour by plane: the plugin's function, called by pydicom."""
-    rows, columns, bits = runner.rows, runner.columns, runner.bits_allocated
-    samples = decode_rle_planes(source, version=2, rows=rows, columns=columns, bits_allocated=bits)
     runner.set_option("planar_configuration", 1)
-    return cast("bytearray", samples)
+    _check_rle_header(source, runner.samples_per_pixel * max(1, runner.bits_allocated // 8))
+    if runner.bits_allocated == 1:
+        packed = np.frombuffer(imagecodecs.dicomrle_decode(source, "u1"), dtype=np.uint8)
+        return np.unpackbits(packed, count=runner.rows * runner.columns, bitorder="little").tobytes()
+    return imagecodecs.dicomrle_decode(source, f"<u{runner.bits_allocated // 8}")
+
+
+def _check_rle_header(source: bytes, expected: int) -> None:
+    """Refuse a frame whose segments are not the expected ones, one after the other within it (PS3.5 G.5).
+
+    imagecodecs trusts the offsets, and would read whatever memory they point to.
+    """
+    count, *offsets = struct.unpack_from("<16L", source)
+    ends = [*offsets[1:expected], len(source)]
+    if count != expected or not all(64 <= a <= b for a, b in zip(offsets[:expected], ends, strict=True)):
+        raise ValueError("the segments of an RLE frame are not where they can be")
 
 
 def _adobe_transform(source: bytes) -> int | None:
@@ -125,10 +142,10 @@ def _adobe_transform(source: bytes) -> int | None:
 
 
 def _register() -> None:
-    for syntax, package in _PACKAGES.items():
+    for syntax, function in _FUNCTIONS.items():
         registered = get_decoder(syntax)
-        if package in _PLUGINS and package not in registered.available_plugins:
-            registered.add_plugin(package, (__name__, _PLUGINS[package]))
+        if _PACKAGES[syntax] not in registered.available_plugins:
+            registered.add_plugin(_PACKAGES[syntax], (__name__, function))
 
 
 _register()

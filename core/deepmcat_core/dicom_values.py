@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from contextlib import suppress
 
 from pydicom.dataset import Dataset
@@ -46,16 +45,12 @@ def text(dataset: Dataset, keyword: str) -> str:
 
 
 def item(dataset: Dataset, keyword: str) -> Dataset | None:
-    """The first item of a sequence, or None."""
-    return next(items(dataset, keyword), None)
-
-
-def items(dataset: Dataset, keyword: str) -> Iterator[Dataset]:
-    """The items of a sequence; none where it is absent or not a sequence."""
+    """The first item of a sequence; None where it is absent, empty or not a sequence."""
     with suppress(ImageError), translated():
         sequence = dataset.get(keyword)
-        if sequence is not None:
-            yield from (found for found in sequence if isinstance(found, Dataset))
+        first = sequence[0] if sequence else None
+        return first if isinstance(first, Dataset) else None
+    return None
 
 
 def functional_group(dataset: Dataset, frame: int, macro: str) -> Dataset | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 import zlib
 
 import imagecodecs
@@ -588,6 +589,28 @@ def test_an_rle_frame_too_short_for_its_size_is_refused_unread(make_dicom, decod
 
     with pytest.raises(CorruptImage, match="too short"):
         decode_image(data)
+
+
+@pytest.mark.parametrize("header", [[1, 4096], [1, 5_243_144], [1, 0], [2, 64, 66], [0], [1, 64, 0xFFFFFFFF]])
+def test_rle_segments_are_looked_for_within_the_frame_only(header, make_dicom, decode_image):
+    """Offsets are checked before the codec follows them: beyond the frame lies somebody else's memory."""
+    encoded = struct.pack("<16L", *header, *[0] * (16 - len(header))) + b"\x81\x07"
+    data = make_dicom(np.zeros((8, 16), dtype=np.uint8), syntax=RLELossless, encoded=[encoded])
+
+    if header[:2] == [1, 64]:
+        assert decode_image(data).frames[0].pixels.shape == (8, 16)
+        return
+    with pytest.raises(CorruptImage):
+        decode_image(data)
+
+
+def test_a_bit_a_pixel_is_unpacked_from_rle_too(make_dicom, grey_of):
+    """Segmentations come so."""
+    encoded = struct.pack("<16L", 1, 64, *[0] * 14) + b"\x01\xf0\x0f"
+    size = {"Rows": 2, "Columns": 8, "BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}
+    data = make_dicom(np.zeros((2, 8), dtype=np.uint8), syntax=RLELossless, encoded=[encoded], **size)
+
+    np.testing.assert_array_equal(grey_of(data), [[0, 0, 0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("undefined", [True, False])

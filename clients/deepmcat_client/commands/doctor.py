@@ -22,7 +22,7 @@ from deepmcat_client.commands.tables import output
 FAILED = 2
 
 EXTRAS = ("dicom", "core", "server", "trainer", "pretrained", "cpu", "gpu", "triton")
-DECODERS = ("pydicom", "pillow", "imagecodecs", "pyjpegls", "pylibjpeg-openjpeg", "pylibjpeg-rle")
+DECODERS = ("pydicom", "pillow", "imagecodecs", "pyjpegls", "pylibjpeg-openjpeg")
 GRPC = ("grpcio", "grpcio-health-checking", "grpcio-reflection", "grpcio-tools")
 PROTOBUF_LOWEST, PROTOBUF_BELOW = (6, 33, 5), (8,)
 
