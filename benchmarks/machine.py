@@ -14,10 +14,11 @@ PACKAGES = ("deepmcat", "torch", "onnxruntime", "faiss-cpu", "faiss-gpu", "numpy
 
 
 def describe() -> dict[str, Any]:
-    """CPU, cores, date, versions and commit."""
+    """CPU, cores and how busy they are, date, versions and commit. Call it before measuring."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),  # processes that want a core: seconds compare only where it is near 0
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},

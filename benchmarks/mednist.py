@@ -39,9 +39,10 @@ def main() -> int:
     if "DEEPMCAT_DATA" not in os.environ or not archive.is_file():
         print("skipped: $DEEPMCAT_DATA has no mednist.tar; docs/data.md says where to get it", file=sys.stderr)
         return 0
+    measured_on = machine.describe()
     with tempfile.TemporaryDirectory(prefix="mednist-") as folder:
         results = measure(archive, Path(folder), options.only, options.limit)
-    report = {"benchmark": "mednist", "limit": options.limit, "machine": machine.describe(), "results": results}
+    report = {"benchmark": "mednist", "limit": options.limit, "machine": measured_on, "results": results}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print_report(results, Console(width=140))

@@ -60,7 +60,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the scores as a table, a line per cut."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for heading in ("k", *COLUMNS):
-        table.add_column(heading, justify="right", vertical="bottom")
+        table.add_column(heading, justify="right", vertical="bottom", no_wrap=heading == "k")
     for cut in evaluation.cuts:
         table.add_row(_name(cut, evaluation), *(f"{getattr(cut, key):.3f}" for key in COLUMNS.values()))
     console.print(f"{evaluation.n:,} images of {evaluation.classes} classes, {evaluation.split} split")
