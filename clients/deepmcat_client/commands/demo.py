@@ -22,11 +22,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deepmcat_client.async_client import MAX_IMAGE_BYTES
 from deepmcat_client.client import Client
 from deepmcat_client.commands.progress import image_progress
 from deepmcat_client.commands.tables import output, terms
 from deepmcat_client.demo_server import DemoServer
-from deepmcat_client.errors import InvalidRequest, MissingExtra, NotAnImage, RequestError, ServerBusy, ServerError
+from deepmcat_client.errors import (
+    BY_REASON,
+    ClientError,
+    ImageTooLarge,
+    InvalidRequest,
+    MissingExtra,
+    NotAnImage,
+    RequestError,
+    ServerError,
+    TryAgain,
+    UnreadableFile,
+)
 from deepmcat_client.files import find_files
 from deepmcat_client.results import Catalog, Categorization
 
@@ -112,34 +124,35 @@ class _Demo:
         return packaged_images() if self._data is None else find_files([self._data])
 
     def _categorize(self, server: DemoServer) -> Counter[str]:
-        """Stream everything through the client and show what came back. The number of images by result."""
+        """Stream everything through the client and show what came back. The number of images sent, by result."""
         self._say("\nstreaming the same files through deepmcat_client.Client …")
-        by_result: Counter[str] = Counter()
+        sent: Counter[str] = Counter()
+        kept_back: Counter[str] = Counter()
         by_category: Counter[str] = Counter()
         started = time.monotonic()
         with Client(server.listen) as client, image_progress(self._files) as advance:
             catalog = client.list_categories()
-            for _, answer in client.categorize_stream((file, file) for file in self._files()):
+            for file, answer in client.categorize_stream((file, file) for file in self._files()):
                 advance()
                 if isinstance(answer, Categorization):
-                    by_result["ok"] += 1
+                    sent["ok"] += 1
                     by_category[answer.assignment.category_id] += 1
                 else:
-                    by_result[answer.reason.lower()] += 1
+                    (sent if _was_sent(file, answer) else kept_back)[answer.reason.lower()] += 1
         took_s = time.monotonic() - started
         self._console.print(_category_counts(catalog, by_category))
-        others = ", ".join(f"{n} {_result_name(result)}" for result, n in by_result.items() if result != "ok")
-        self._say(f"{by_result['ok']} images answered in {took_s:.1f} s" + (f"; {others}" if others else ""))
-        return by_result
+        others = ", ".join(f"{n} {_result_name(result)}" for result, n in (sent + kept_back).items() if result != "ok")
+        self._say(f"{sent['ok']} images answered in {took_s:.1f} s" + (f"; {others}" if others else ""))
+        return sent
 
     def _compare(self, sent: Counter[str], server: DemoServer) -> None:
-        """The server's own count has to be ours; images that it was too busy for were sent again, and are apart."""
-        deadline = time.monotonic() + COUNTED_WITHIN_S
-        while (counted := _without_busy(server.images_by_result())) != sent and time.monotonic() < deadline:
+        """The server's own count has to be ours."""
+        expected, deadline = _final(sent), time.monotonic() + COUNTED_WITHIN_S
+        while (counted := _final(server.images_by_result())) != expected and time.monotonic() < deadline:
             time.sleep(0.1)
         shown = ", ".join(f"{result} {count}" for result, count in sorted(counted.items()))
-        if counted != sent:
-            raise ServerError(f"the server's metrics count {shown}, but {dict(sent)} were sent")
+        if counted != expected:
+            raise ServerError(f"the server's metrics count {shown}, but {expected} were sent")
         self._say(f"deepmcat_images_total, from the server's own metrics: {shown}, exactly what was sent")
 
     def _deepmcat(self, name: str, *arguments: Path | str) -> None:
@@ -189,8 +202,16 @@ def _category_counts(catalog: Catalog, counts: Counter[str]) -> Table:
     return table
 
 
-def _without_busy(counted: Mapping[str, int]) -> dict[str, int]:
-    return {result: count for result, count in counted.items() if result != ServerBusy.reason.lower()}
+def _was_sent(file: Path, answer: ClientError) -> bool:
+    """Whether the server has seen the file: what cannot be read, or is over the client's own limit, stays here."""
+    too_large = isinstance(answer, ImageTooLarge) and file.stat().st_size > MAX_IMAGE_BYTES
+    return not (too_large or isinstance(answer, UnreadableFile))
+
+
+def _final(results: Mapping[str, int]) -> dict[str, int]:
+    """Without what the client sends again, which the server counts each time."""
+    again = {error.reason.lower() for error in BY_REASON.values() if issubclass(error, TryAgain)}
+    return {result: count for result, count in results.items() if result not in again}
 
 
 def _result_name(result: str) -> str:
