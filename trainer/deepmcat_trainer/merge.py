@@ -9,8 +9,10 @@ neighbours until two are each other's finds the same tree as always merging the 
 (nearest-neighbour chain; Müllner 2011, arXiv:1109.2378). Memory is one K × K matrix of float32.
 
 Ward weighs a merge by the images it moves, so its groups are of comparable size; average linkage gives a small group
-that lies far out as much room as a large one, and spends the first cuts on them. On features of a pretrained encoder
-Ward kept more classes apart at few groups, also with 10:1 classes; at 100:1 neither did always.
+that lies far out as much room as a large one, and spends the first cuts on them. With a pretrained encoder on MedNIST
+and cardiac scouts, 6 to 12 groups of classes that are even or 10:1, Ward mostly kept more classes apart. At 100:1 it is
+open: average linkage had the higher ARI throughout, and there were draws where Ward lost two classes that it kept. The
+default was chosen by looking at those labels, so figures on these two sets are not evidence for it.
 """
 
 from __future__ import annotations
