@@ -12,10 +12,11 @@ import numpy.typing as npt
 import pytest
 
 from deepmcat_core import artifact as artifacts
-from deepmcat_core.artifact import Artifact, Draft, EncoderSpec, Manifest, SelfTest
+from deepmcat_core.artifact import Artifact, Draft, SelfTest
 from deepmcat_core.calibration import Calibration
 from deepmcat_core.catalog import Catalog, Category, new_id
 from deepmcat_core.frame import FramePolicy
+from deepmcat_core.manifest import EncoderSpec, Manifest
 from deepmcat_core.preprocessing import Preprocessing
 from deepmcat_core.tree import Merge, MergeTree
 

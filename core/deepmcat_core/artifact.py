@@ -23,7 +23,7 @@ import tarfile
 import tempfile
 import weakref
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,9 @@ from deepmcat_core.calibration import Calibration
 from deepmcat_core.catalog import Catalog
 from deepmcat_core.centroids import Centroids
 from deepmcat_core.errors import ArtifactDamaged, ArtifactFormat, ArtifactMissing, ArtifactSelfTest, ConfigError
-from deepmcat_core.frame import FramePolicy
-from deepmcat_core.preprocessing import Preprocessing
+from deepmcat_core.manifest import Manifest
 from deepmcat_core.tree import MergeTree
 
-FORMAT_VERSION = 1
 SELF_TEST_COSINE = 0.9999
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -49,66 +47,6 @@ Tensors = dict[str, npt.NDArray[Any]]
 MANIFEST, ENCODER, ONNX = "manifest.json", "encoder.safetensors", "engines/encoder.onnx"
 CENTROIDS, TREE, CALIBRATION = "centroids.safetensors", "tree.json", "calibration.safetensors"
 SELF_TEST, CATALOG = "selftest.safetensors", "catalog"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderSpec:
-    """Which encoder: a name that encoder.py knows, and what it needs to build it (no weights)."""
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """The content of manifest.json.
-
-    training: recipe, config, commit, seed, scores. decoders: "name version" of what decoded the training images.
-    equality_gate: what the ONNX engine was measured at, None where the artifact has none. files: path → SHA-256.
-    """
-
-    created_at: str
-    encoder: EncoderSpec
-    preprocessing: Preprocessing
-    frames: FramePolicy
-    k: int
-    dim: int
-    training: dict[str, Any]
-    decoders: tuple[str, ...]
-    equality_gate: dict[str, Any] | None = None
-    files: dict[str, str] = field(default_factory=dict)
-    metric: str = "cosine"
-    format_version: int = FORMAT_VERSION
-
-    def to_json(self) -> bytes:
-        """The bytes of manifest.json."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Manifest:
-        """The manifest in `text`. Raises ArtifactFormat."""
-        try:
-            data = json.loads(text)
-            version = data["format_version"]
-            if version != FORMAT_VERSION:
-                raise ArtifactFormat(
-                    f"the artifact has format version {version!r}; this release reads version {FORMAT_VERSION}"
-                )
-            return cls(
-                created_at=str(data["created_at"]),
-                encoder=EncoderSpec(name=str(data["encoder"]["name"]), options=dict(data["encoder"]["options"])),
-                preprocessing=Preprocessing.from_json(data["preprocessing"]),
-                frames=FramePolicy(**data["frames"]),
-                k=int(data["k"]),
-                dim=int(data["dim"]),
-                training=dict(data["training"]),
-                decoders=tuple(str(d) for d in data["decoders"]),
-                equality_gate=data["equality_gate"],
-                files={str(k): str(v) for k, v in data["files"].items()},
-                metric=str(data["metric"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactFormat("manifest.json is not the manifest of an artifact") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,8 +203,7 @@ def write(target: Path, draft: Draft) -> str:
         for name, content in files.items():
             _write_file(temporary / name, content)
         digests = {name: _digest(content) for name, content in files.items()}
-        manifest = asdict(draft.manifest) | {"files": digests}
-        text = json.dumps(manifest, indent=1, sort_keys=True).encode()
+        text = replace(draft.manifest, files=digests).to_json()
         _write_file(temporary / MANIFEST, text)
         (temporary / CATALOG).mkdir()
         catalogs.append(temporary / CATALOG, draft.catalog)

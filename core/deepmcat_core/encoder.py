@@ -2,7 +2,7 @@
 
     (B, 1, S, S) uint8 ─normalise─► (B, C, S, S) ─backbone─► features (B, F) ─projection─► (B, D) ─L2─► embeddings
 
-`EncoderSpec` (artifact.py) says which: a name of BACKBONES, and options for it. options["projection"], where there is
+`EncoderSpec` (manifest.py) says which: a name of BACKBONES, and options for it. options["projection"], where there is
 one, is {"kind": "linear", "in": F, "out": D} or {"kind": "mlp", "in": F, "hidden": H, "out": D}.
 """
 
@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from deepmcat_core.artifact import EncoderSpec
 from deepmcat_core.backbones.backbone import Backbone
 from deepmcat_core.backbones.efficientnet_lite import EfficientNetLite0
 from deepmcat_core.backbones.huggingface import HuggingFace
@@ -26,6 +25,7 @@ from deepmcat_core.backbones.resnet import ResNet18
 from deepmcat_core.backbones.vgg import SmallVggSobel, Vgg16Sobel
 from deepmcat_core.config import suggest
 from deepmcat_core.errors import ArtifactDamaged, ConfigError
+from deepmcat_core.manifest import EncoderSpec
 
 BACKBONES: dict[str, type[Backbone]] = {
     "vgg16bn-sobel": Vgg16Sobel,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from deepmcat_core.artifact import EncoderSpec
 from deepmcat_core.backbones.sobel import Sobel
 from deepmcat_core.encoder import Encoder, build_encoder, parse_encoder, pretrained
 from deepmcat_core.errors import ArtifactDamaged, ConfigError, MissingExtra
+from deepmcat_core.manifest import EncoderSpec
 
 SIZE = 32
 

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from deepmcat_core import artifact as artifacts
-from deepmcat_core.artifact import Artifact, Draft, EncoderSpec, SelfTest
+from deepmcat_core.artifact import Artifact, Draft, SelfTest
 from deepmcat_core.encoder import Encoder, build_encoder
 from deepmcat_core.engine import LARGEST_BATCH, Engine, choose_device, open_engine
 from deepmcat_core.engine_onnx import OnnxEngine
 from deepmcat_core.engine_torch import TorchEngine
 from deepmcat_core.errors import ArtifactDamaged, ArtifactSelfTest, ConfigError, InferenceError, MissingExtra
+from deepmcat_core.manifest import EncoderSpec
 from deepmcat_trainer.onnx_export import export_onnx
 
 SIZE = 32

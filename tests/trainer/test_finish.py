@@ -12,12 +12,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from deepmcat_core.artifact import Artifact, EncoderSpec
+from deepmcat_core.artifact import Artifact
 from deepmcat_core.backbones.backbone import Backbone
 from deepmcat_core.centroids import Centroids
 from deepmcat_core.encoder import Encoder, build_encoder
 from deepmcat_core.engine import open_engine
 from deepmcat_core.errors import ConfigError
+from deepmcat_core.manifest import EncoderSpec
 from deepmcat_trainer.commands import evaluate as evaluate_command
 from deepmcat_trainer.commands import sheets as sheets_command
 from deepmcat_trainer.dataset import Dataset

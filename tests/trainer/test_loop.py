@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from deepmcat_core.artifact import EncoderSpec
 from deepmcat_core.backbones.backbone import Backbone
 from deepmcat_core.encoder import Encoder
 from deepmcat_core.errors import ConfigError, InferenceError
+from deepmcat_core.manifest import EncoderSpec
 from deepmcat_trainer import monitor
 from deepmcat_trainer.budget import Budget, parse_duration
 from deepmcat_trainer.checkpoint import RunKey

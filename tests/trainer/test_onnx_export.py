@@ -12,10 +12,10 @@ import onnx
 import pytest
 import torch
 
-from deepmcat_core.artifact import EncoderSpec
 from deepmcat_core.encoder import Encoder, build_encoder
 from deepmcat_core.engine_onnx import OnnxEngine
 from deepmcat_core.engine_torch import TorchEngine
+from deepmcat_core.manifest import EncoderSpec
 from deepmcat_trainer.onnx_export import MIN_COSINE, NotExportable, equality_gate, export_onnx
 
 SIZE = 32

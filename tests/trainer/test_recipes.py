@@ -9,10 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from deepmcat_core.artifact import EncoderSpec
 from deepmcat_core.backbones.backbone import Backbone
 from deepmcat_core.encoder import Encoder
 from deepmcat_core.errors import ConfigError
+from deepmcat_core.manifest import EncoderSpec
 from deepmcat_trainer import recipes
 from deepmcat_trainer.budget import Budget
 from deepmcat_trainer.checkpoint import RunKey

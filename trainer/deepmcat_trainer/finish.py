@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from deepmcat_core import artifact as artifacts
-from deepmcat_core.artifact import Draft, Manifest, SelfTest
+from deepmcat_core.artifact import Draft, SelfTest
 from deepmcat_core.calibration import ALPHA, Calibration
 from deepmcat_core.catalog import Catalog, Category, new_id
 from deepmcat_core.centroids import Centroids
@@ -30,6 +30,7 @@ from deepmcat_core.engine import Engine
 from deepmcat_core.engine_onnx import OnnxEngine
 from deepmcat_core.engine_torch import TorchEngine
 from deepmcat_core.errors import ConfigError, MissingExtra
+from deepmcat_core.manifest import Manifest
 from deepmcat_core.tree import MergeTree
 from deepmcat_trainer import naming
 from deepmcat_trainer.clustering import FineClusters, default_k, kmeans

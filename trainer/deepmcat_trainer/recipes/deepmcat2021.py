@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import torch
 
-from deepmcat_core.artifact import EncoderSpec
 from deepmcat_core.encoder import Encoder, build_encoder, parse_encoder
+from deepmcat_core.manifest import EncoderSpec
 from deepmcat_trainer.features import SplitImages, feature_store
 from deepmcat_trainer.loop import Training
 from deepmcat_trainer.pca import Pca
