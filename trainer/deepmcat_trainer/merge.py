@@ -10,8 +10,8 @@ neighbours until two are each other's finds the same tree as always merging the 
 
 Ward weighs a merge by the images it moves, so its groups are of comparable size; average linkage gives a small group
 that lies far out as much room as a large one, and spends the first cuts on them. With a pretrained encoder on MedNIST
-and cardiac scouts, 6 to 12 groups of classes that are even or 10:1, Ward mostly kept more classes apart. At 100:1 it is
-open: average linkage had the higher ARI throughout, and there were draws where Ward lost two classes that it kept. The
+and cardiac scouts, at one to two groups a class, Ward mostly kept more classes apart where classes are even or 10:1.
+At 100:1 it is open: average linkage mostly had the higher ARI, and in some draws Ward lost a class that it kept. The
 default was chosen by looking at those labels, so figures on these two sets are not evidence for it.
 """
 
