@@ -6,7 +6,7 @@ ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
-EXTRAS := trainer,server,pretrained,cpu,dicom
+EXTRAS := trainer,server,pretrained,cpu,dicom,demo
 TORCH := $(shell sed -n 's/^torch==//p' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help

@@ -51,15 +51,16 @@ class _Profile:
 
     def distinctive(self) -> str:
         """The term outside the base name that sets the category apart most; "" if none does."""
+        said = self.base().split()
         apart = [
             t
             for t in self.terms
             if t.share >= DISTINCTIVE_SHARE
             and self.lifts[t.attribute, t.value] >= DISTINCTIVE_LIFT
-            and not (t.attribute in BASE and t.share >= MAJORITY)
+            and _short(t.value) not in said
         ]
         best = max(apart, key=lambda t: t.share * np.log(self.lifts[t.attribute, t.value]), default=None)
-        return best.value if best else ""
+        return _short(best.value) if best else ""
 
 
 def suggest(columns: Columns, groups: Ints, k: int) -> list[Suggestion]:
@@ -90,6 +91,11 @@ def _profile(columns: Columns, overall: Mapping[str, Counter[str]], images: Ints
                 terms.append(Term(attribute=attribute, value=value, share=round(share, 4)))
                 lifts[attribute, value] = share * total / everywhere[value]
     return _Profile(tuple(sorted(terms, key=lambda t: -t.share)), lifts)
+
+
+def _short(value: str) -> str:
+    """A term as a part of a name: a SOP class without what all of them end in ("Enhanced MR", "RT Dose")."""
+    return value.removesuffix(" Storage").removesuffix(" Image")
 
 
 def _unique(names: Sequence[str]) -> list[str]:
