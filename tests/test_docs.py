@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,13 @@ def plain(value: object) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(f'{part:.3g}' if part != 1 else '1.0' for part in value)})"
     return "none" if value is None else str(value)
+
+
+def test_the_extras_are_the_project_s() -> None:
+    """docs/architecture.md names every extra, and no other."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    assert set(re.findall(r"`\[(\w+)\]`", TEXTS["docs/architecture.md"])) == set(extras)
 
 
 def test_the_encoders_are_the_code_s() -> None:

@@ -125,8 +125,8 @@ def test_the_python_versions_agree() -> None:
 @pytest.mark.parametrize(
     ("file", "extras"),
     [
-        ("cpu.txt", ["trainer", "server", "pretrained", "cpu", "dicom"]),
-        ("gpu.txt", ["trainer", "server", "pretrained", "gpu", "dicom"]),
+        ("cpu.txt", ["trainer", "server", "pretrained", "cpu", "dicom", "demo"]),
+        ("gpu.txt", ["trainer", "server", "pretrained", "gpu", "dicom", "demo"]),
     ],
 )
 def test_pins_are_within_the_ranges(file: str, extras: list[str]) -> None:
