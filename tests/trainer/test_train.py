@@ -109,7 +109,7 @@ def test_the_artifact_says_how_it_was_made(made):
 
     assert (training["recipe"], training["seed"], training["epochs"]) == ("deepmcat2021-small", 7, 2)
     assert training["config"]["batch_size"] == 32
-    assert training["config"]["lr"] == 0.05
+    assert training["config"]["lr"] == 0.02
     assert training["config"]["final"]["seed"] == 7
     assert training["scores"]["loss"] > 0
     assert {"commit", "version"} <= training.keys()
@@ -182,7 +182,7 @@ def test_a_broken_run_goes_on_where_it_was(dataset, made, tmp_path, capsys):
 
     with pytest.raises(ConfigError, match="holds an unfinished run: go on with --resume"):
         train(dataset, out, set_=QUICK, **SMALL)
-    with pytest.raises(ConfigError, match=r"setting 'lr' is 0.01; the run to resume has 0.05"):
+    with pytest.raises(ConfigError, match=r"setting 'lr' is 0.01; the run to resume has 0.02"):
         train(dataset, out, resume=True, set_=["lr=0.01"])
     with pytest.raises(ConfigError, match="of recipe 'deepmcat2021-small', not 'frozen'"):
         train(dataset, out, resume=True, recipe="frozen")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from deepmcat_core.engine import LARGEST_BATCH
 from deepmcat_trainer.progress import progress
 
 Floats = npt.NDArray[np.float32]
@@ -58,8 +59,9 @@ class SplitImages:
         pixels = np.ascontiguousarray(self._images[self._indices[rows]])
         return torch.from_numpy(pixels)[:, None].to(self.device)
 
-    def batches(self, size: int = BATCH) -> Iterator[tuple[slice, Tensor]]:
-        """All images in order, with where they go."""
+    def batches(self) -> Iterator[tuple[slice, Tensor]]:
+        """All images in order, with where they go, in batches of the size that the device is fastest with."""
+        size = LARGEST_BATCH[self.device.type]
         for start in range(0, len(self), size):
             rows = np.arange(start, min(start + size, len(self)))
             yield slice(start, start + len(rows)), self.batch(rows)

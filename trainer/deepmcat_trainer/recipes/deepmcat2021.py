@@ -52,12 +52,18 @@ class ReferenceSettings(DeepClusterSettings):
 
 
 class SmallSettings(ReferenceSettings):
-    """The same method at a size for two CPU cores: another encoder, smaller batches, few epochs."""
+    """The same method at a size for two CPU cores, where few epochs have to do.
+
+    Small batches stay in a core's cache, and make many steps of an epoch; the head, new each epoch, needs a higher
+    rate to be of use within it.
+    """
 
     encoder: str = "small-vgg-sobel"
-    epochs: Count = 8
+    epochs: Count = 5
     pca_dim: Count = 64
-    batch_size: BatchSize = 128
+    batch_size: BatchSize = 32
+    lr: Positive = 0.02
+    head_lr: Positive = 0.2
 
 
 def train(images: SplitImages, settings: DeepClusterSettings, run: Run) -> Trained:
