@@ -145,8 +145,6 @@ def _assignment(a: Any) -> Assignment:
 
 def _artifact(artifact: Any) -> Artifact:
     m, c = artifact.manifest, artifact.calibration
-    enough = importlib.import_module("deepmcat_core.calibration").MIN_VERDICT
-    sizes = [int(end - start) for start, end in zip(c.offsets[:-1], c.offsets[1:], strict=True)]
     return Artifact(
         artifact_id=artifact.artifact_id,
         created_at=m.created_at,
@@ -163,7 +161,7 @@ def _artifact(artifact: Any) -> Artifact:
         ),
         calibration=Calibration(
             images=c.images,
-            groups=sum(size >= enough for size in sizes),
+            groups=c.verdict_groups,
             alpha=c.alpha,
             has_verdicts=c.has_verdicts,
             note=c.note(),

@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 MIN_GROUP = 200
-MIN_VERDICT = 99  # below 99 scores the smallest p is over .01, so no verdict at the default alpha could be reached
+MIN_VERDICT = 99  # the smallest possible p is 1 / (n + 1): with fewer scores it is over .01
 ALPHA = 0.01
 
 
@@ -65,14 +65,24 @@ class Calibration:
     @property
     def has_verdicts(self) -> bool:
         """Whether any group has enough scores for p-values."""
-        return bool((np.diff(self.offsets) >= MIN_VERDICT).any())
+        return self.verdict_groups > 0
+
+    @property
+    def verdict_groups(self) -> int:
+        """How many groups have enough scores for p-values."""
+        return int((np.diff(self.offsets) >= self.min_verdict).sum())
+
+    @property
+    def min_verdict(self) -> int:
+        """The scores a group needs for p-values: fewer could never reach an alpha below the default."""
+        return max(MIN_VERDICT, round(1 / self.alpha) - 1)
 
     def note(self) -> str:
         """One sentence for people: what the verdicts of this artifact are worth."""
         if not self.has_verdicts:
             return (
-                f"No outlier verdicts: {self.images} calibration images, at least {MIN_VERDICT} are needed "
-                "(about 1,000 images prepared)."
+                f"No outlier verdicts: {self.images} calibration images, at least {self.min_verdict} are needed "
+                f"(about {10 * (self.min_verdict + 1):,} images prepared)."
             )
         groups = len(self.offsets) - 1
         pooled = "1 group" if groups == 1 else f"{groups} groups"
@@ -88,7 +98,7 @@ class Calibration:
         for i, group in enumerate(self.groups[clusters]):
             low, high = self.offsets[group], self.offsets[group + 1]
             n = int(high - low)
-            if n >= MIN_VERDICT:
+            if n >= self.min_verdict:
                 as_far = n - int(np.searchsorted(self.scores[low:high], scores[i], side="left"))
                 p[i] = (1 + as_far) / (n + 1)
         return p

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat_core.artifact import Artifact
 from deepmcat_core.assigner import Assignment
-from deepmcat_core.calibration import MIN_VERDICT, Calibration
+from deepmcat_core.calibration import Calibration
 from deepmcat_core.catalog import Catalog, Category, CategoryStatus
 from deepmcat_core.categorizer import Categorization
 from deepmcat_core.frame import ImageFlag
@@ -90,7 +90,7 @@ def calibration(c: Calibration) -> pb.Calibration:
     """How outliers are told."""
     return pb.Calibration(
         images=c.images,
-        groups=int((np.diff(c.offsets) >= MIN_VERDICT).sum()),
+        groups=c.verdict_groups,
         alpha=c.alpha,
         has_verdicts=c.has_verdicts,
         note=c.note(),

@@ -111,6 +111,22 @@ def test_images_in_nested_groups_count_once() -> None:
     assert "350 calibration images in 2 groups" in calibration.note()
 
 
+@pytest.mark.parametrize(("alpha", "needed"), [(0.01, 99), (0.05, 99), (0.001, 999)])
+def test_a_smaller_alpha_needs_more_images(alpha: float, needed: int) -> None:
+    """No verdict is announced that could never be "outlier": an alpha of .001 needs 999 calibration images."""
+    for n in (needed - 1, needed):
+        calibration = Calibration(
+            images=n,
+            scores=np.zeros(n, dtype=np.float32),
+            offsets=np.array([0, n]),
+            groups=np.array([0]),
+            mean_distances=np.ones(1, dtype=np.float32),
+            alpha=alpha,
+        )
+        assert calibration.has_verdicts is (n == needed)
+        assert (f"at least {needed} are needed" in calibration.note()) is (n < needed)
+
+
 def test_degenerate_clusters_get_the_overall_mean() -> None:
     """A cluster of one image, or whose images are all at its centre, never divides by zero."""
     calibration = Calibration.fit(

@@ -70,6 +70,20 @@ class Fickle(Backbone):
         return self.scale * (shrunk.flip(1) if torch.compiler.is_exporting() else shrunk)
 
 
+class Unwell(Backbone):
+    """Computes what is no number when exported."""
+
+    dim = 64
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        shrunk = nn.functional.avg_pool2d(images, SIZE // 8).flatten(1) - 0.5
+        return self.scale * (torch.log(-1 - shrunk.abs()) if torch.compiler.is_exporting() else shrunk)
+
+
 def pixel_encoder():
     return Encoder(EncoderSpec(name="pixels"), Pixels())
 
@@ -253,6 +267,15 @@ def test_an_onnx_engine_that_differs_is_left_out(tmp_path, make_dataset):
     (tmp_path / "other").mkdir()
     expected = run(tmp_path / "other", tmp_path / "dataset", pixel_encoder())
     np.testing.assert_allclose(made.artifact.centroids, expected.artifact.centroids, atol=1e-6)
+
+
+def test_an_onnx_engine_that_fails_costs_no_training(tmp_path, make_dataset):
+    """An engine that loads and then gives no numbers is left out with one line; the artifact is made all the same."""
+    make_dataset(tmp_path / "dataset", images_of(np.arange(60) % 3), ["fit"] * 60)
+    made = run(tmp_path, tmp_path / "dataset", Encoder(EncoderSpec(name="unwell"), Unwell()))
+    assert made.artifact.onnx is None
+    assert made.finished.gate is None
+    assert "no ONNX engine: the encoder gave embeddings that are not finite" in made.said
 
 
 def test_the_settings_can_say_how_many_categories(tmp_path, make_dataset):

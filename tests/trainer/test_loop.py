@@ -118,7 +118,7 @@ def test_one_line_an_epoch(tmp_path):
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
-    """Three epochs, or one and then two more in a new process: the same weights, statistics, momentum and labels."""
+    """Three epochs, or one and then two more from the checkpoint: the same weights, statistics, momentum and labels."""
     whole = make(tmp_path / "whole", settings()).training
     whole.train()
     make(tmp_path / "parts", settings(epochs=1)).training.train()

@@ -83,6 +83,8 @@ def assert_equal(a, b):
     assert np.array_equal(a.centroids, b.centroids)
     assert np.array_equal(a.calibration.scores, b.calibration.scores)
     assert all(np.array_equal(value, b.encoder_weights()[name]) for name, value in a.encoder_weights().items())
+    assert a.manifest.training["final"] == b.manifest.training["final"]
+    assert [c.clusters for c in a.catalog.categories] == [c.clusters for c in b.catalog.categories]
 
 
 def test_training_never_opens_a_label_or_a_source(made):
@@ -186,11 +188,29 @@ def test_a_broken_run_goes_on_where_it_was(dataset, made, tmp_path, capsys):
         train(dataset, out, resume=True, set_=["lr=0.01"])
     with pytest.raises(ConfigError, match="of recipe 'deepmcat2021-small', not 'frozen'"):
         train(dataset, out, resume=True, recipe="frozen")
-    train(dataset, out, resume=True, device="cpu", set_=["final.fine_k=8", "final.seed=7"])
+    train(dataset, out, resume=True, device="cpu", set_=[])
 
     assert "resuming after epoch 2 of 2" in capsys.readouterr().err
     assert not (tmp_path / "a.run").exists()
     assert_equal(made.artifact, Artifact.load(out))
+
+
+@pytest.mark.slow
+def test_a_killed_run_that_is_resumed_makes_the_same_artifact(made, dataset, tmp_path):
+    """kill -9 after the first epoch, then a bare --resume: encoder, clusters and categories of an uninterrupted run."""
+    begin = [sys.executable, "-m", "deepmcat_client", "train", str(dataset), "--out", str(tmp_path / "a")]
+    sets = [word for setting in QUICK for word in ("--set", setting)]
+    arguments = ["--recipe", SMALL["recipe"], "--device", "cpu", "--seed", "7", *sets]
+    with subprocess.Popen([*begin, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        while not (line := process.stderr.readline()).startswith("epoch 1/2"):
+            assert line, "training ended before its first epoch"
+        process.kill()
+    assert not (tmp_path / "a").exists()
+
+    resumed = subprocess.run([*begin, "--resume", "--device", "cpu"], capture_output=True, text=True)
+
+    assert "resuming after epoch 1 of 2" in resumed.stderr
+    assert_equal(made.artifact, Artifact.load(tmp_path / "a"))
 
 
 @contextmanager
@@ -244,4 +264,5 @@ def test_interrupted_training_says_how_to_go_on(dataset, tmp_path):
     assert done.returncode == 0
     assert "resuming after epoch" in done.stderr
     assert "time budget: stopping" in done.stderr
+    assert not any(line.startswith("epoch ") for line in done.stderr.splitlines())  # none would have fitted
     assert (tmp_path / "a" / "manifest.json").exists()

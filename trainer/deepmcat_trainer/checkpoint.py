@@ -37,11 +37,15 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunKey:
-    """What has to be the same for a run to go on: another value would make another run."""
+    """What has to be the same for a run to go on: another value would make another run.
+
+    final: the settings of the final stage, which may change until it runs, and are remembered until then.
+    """
 
     recipe: str
     settings: dict[str, Any]
     dataset: str
+    final: dict[str, Any] = field(default_factory=dict)
 
     def require_equal(self, stored: RunKey, folder: Path) -> None:
         """Raises ConfigError naming the first thing that differs from the `stored` run in `folder`."""

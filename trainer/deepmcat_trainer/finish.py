@@ -29,7 +29,7 @@ from deepmcat_core.encoder import Encoder
 from deepmcat_core.engine import Engine
 from deepmcat_core.engine_onnx import OnnxEngine
 from deepmcat_core.engine_torch import TorchEngine
-from deepmcat_core.errors import ConfigError, MissingExtra
+from deepmcat_core.errors import ArtifactDamaged, ConfigError, InferenceError, MissingExtra
 from deepmcat_core.manifest import Manifest
 from deepmcat_core.tree import MergeTree
 from deepmcat_trainer import naming
@@ -115,17 +115,20 @@ def finish(
     """
     console = console or Console(stderr=True)
     size = dataset.preprocessing.size
-    onnx, candidate = _onnx_engine(encoder, size, console)
+    onnx = _exported(encoder, size, console)
     reference = TorchEngine(encoder, device, size=size)
-    engine: Engine = candidate if candidate is not None and device == "cpu" else reference
-    made = _cluster(engine, dataset, final)
-    gate = None
-    if candidate is not None:
-        gate = equality_gate(reference, candidate, _gate_images(dataset), made.fine.centroids)
-        if not gate.passed:
-            _say(console, f"no ONNX engine: its lowest cosine to torch is {gate.min_cosine:.6f}; a CPU will use torch")
-            onnx, gate = None, None
-            made = _cluster(reference, dataset, final) if engine is candidate else made
+    made, gate = None, None
+    if onnx is not None:
+        try:
+            made, gate = _gated(onnx, reference, dataset, final)
+        except (ArtifactDamaged, InferenceError, MissingExtra) as error:
+            _say(console, f"no ONNX engine: {error}")
+    if gate is not None and not gate.passed:
+        _say(console, f"no ONNX engine: {gate.failure()}; a CPU will use torch")
+    if gate is None or not gate.passed:
+        onnx, gate = None, None
+        made = _cluster(reference, dataset, final)
+    assert made is not None
     catalog = _catalog(made, dataset, min(final.categories or made.cut.k, made.fine.k))
     images = self_test_images(size)
     draft = Draft(
@@ -150,13 +153,19 @@ def finish(
     )
 
 
-def _onnx_engine(encoder: Encoder, size: int, console: Console) -> tuple[bytes | None, OnnxEngine | None]:
+def _exported(encoder: Encoder, size: int, console: Console) -> bytes | None:
     try:
-        onnx = export_onnx(encoder, size)
-        return onnx, OnnxEngine(onnx)
+        return export_onnx(encoder, size)
     except (NotExportable, MissingExtra) as error:
         _say(console, f"no ONNX engine: {error}")
-        return None, None
+        return None
+
+
+def _gated(onnx: bytes, reference: Engine, dataset: Dataset, final: FinalSettings) -> tuple[_Clustering, Gate]:
+    """The clustering by the ONNX engine, on a GPU by the reference, and how equal the two engines are."""
+    candidate = OnnxEngine(onnx)
+    made = _cluster(candidate if reference.device == "cpu" else reference, dataset, final)
+    return made, equality_gate(reference, candidate, _gate_images(dataset), made.fine.centroids)
 
 
 def _cluster(engine: Engine, dataset: Dataset, final: FinalSettings) -> _Clustering:

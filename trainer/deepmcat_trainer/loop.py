@@ -76,7 +76,7 @@ class Training:
         if self.run.resume and checkpoints.exists(self.run.folder):
             self.restore()
         warned: set[str] = set()
-        last: EpochReport | None = None
+        last = self.history[-1] if self.history else None
         with _own_randomness(self.run.device), _device_errors(self.settings):
             for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
                 if last is not None and not self._fits(last):

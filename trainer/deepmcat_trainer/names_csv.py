@@ -75,7 +75,7 @@ def apply_names(catalog: Catalog, rows: Sequence[Row]) -> Catalog:
     """The next version of the catalog, or the same one where nothing changes. Raises ConfigError naming the line.
 
     A new name or new codes make a category `named`. A category merged into another gives it its clusters and is
-    retired; the other records it in its lineage.
+    retired; the other records it in its lineage. A row whose merge has been made already changes nothing.
     """
     by_row = _rows_by_id(catalog, rows)
     edited = {c.id: _edited(c, by_row.get(c.id)) for c in catalog.categories}
@@ -110,8 +110,11 @@ def _code(entry: str, line: int) -> Code:
 
 
 def _rows_by_id(catalog: Catalog, rows: Iterable[Row]) -> dict[str, Row]:
+    """The rows that ask for something, checked. Raises ConfigError."""
     known = {c.id: c for c in catalog.categories}
+    heirs = {id_: c.id for c in catalog.categories for id_ in c.lineage}
     by_id: dict[str, Row] = {}
+    done: set[str] = set()
     for row in rows:
         for id_ in filter(None, (row.category_id or "?", row.merge_into)):
             if id_ not in known:

@@ -51,6 +51,13 @@ class Gate:
     cluster_agreement_beyond_margin: float
     passed: bool
 
+    def failure(self) -> str:
+        """What it did not pass by."""
+        if self.min_cosine < MIN_COSINE:
+            return f"its lowest cosine to torch is {self.min_cosine:.6f}, and {MIN_COSINE} is needed"
+        moved = 1 - self.cluster_agreement_beyond_margin
+        return f"it puts {moved:.1%} of the images that are no tie into other clusters than torch"
+
     def to_json(self) -> dict[str, Any]:
         """The content of the manifest's `equality_gate`."""
         return asdict(self)

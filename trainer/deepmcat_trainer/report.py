@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepmcat_core.calibration import MIN_VERDICT
 from deepmcat_trainer.dataset import REPORT, Info
 from deepmcat_trainer.identity import private_file
 from deepmcat_trainer.journal import Journal
@@ -57,6 +58,12 @@ class Summary:
             yield (
                 f"  warning: the split {' and '.join(empty)} is empty, because {who} are few to divide "
                 f"{self.info.shares}; choose another --split or add images"
+            )
+        held_out = self.info.splits[Split.CALIBRATION]
+        if 0 < held_out < MIN_VERDICT:
+            yield (
+                f"  note: {held_out} calibration images; outlier verdicts need at least {MIN_VERDICT}: add images, or "
+                "choose another --split"
             )
 
 

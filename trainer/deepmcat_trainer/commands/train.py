@@ -63,10 +63,15 @@ def command(
     given = _given(config, set_ or [], seed)
     chosen = _choose(recipe, given.pop("recipe", None), stored, console)
     if stored is not None and stored.recipe == chosen.name:
-        given = configs.merged(stored.settings, given)  # what is not said again stays as it was
+        given = configs.merged(stored.settings | {"final": stored.final}, given)  # what is not said again stays
     settings: RecipeSettings = configs.validate(chosen.settings, given)
     data = Dataset.open(dataset)
-    key = RunKey(recipe=chosen.name, settings=_resumable(settings), dataset=_fingerprint(data))
+    key = RunKey(
+        recipe=chosen.name,
+        settings=settings.model_dump(mode="json", exclude={"final"}),
+        dataset=_fingerprint(data),
+        final=settings.final.model_dump(mode="json"),
+    )
     if stored is not None:
         key.require_equal(stored, folder)
     elif resume:
@@ -122,11 +127,6 @@ def _choose(flag: str | None, config: Any, stored: RunKey | None, console: Conso
     others = ", ".join(other for other in recipes.RECIPES if other != recipe.name)
     console.print(f"recipe {recipe.name}: {recipe.summary} (others: {others})", highlight=False, soft_wrap=True)
     return recipe
-
-
-def _resumable(settings: RecipeSettings) -> dict[str, Any]:
-    """The settings that decide what training does; those of the final stage may change until it runs."""
-    return settings.model_dump(mode="json", exclude={"final"})
 
 
 def _fingerprint(data: Dataset) -> str:
