@@ -1,7 +1,8 @@
 """What people call the clusters: append-only versions of the categories.
 
 Each version is one file, catalog/000001.json …, with the digest of its content and of its parent, written under a
-temporary name and linked into place; the highest is in force. Ids are opaque and never reused, so a router's rule
+temporary name and linked into place (on a file system without hard links: written there, and only if the name is new);
+the highest is in force. Ids are opaque and never reused, so a router's rule
 that names an id keeps its meaning when the category is renamed.
 """
 
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -159,16 +160,17 @@ def read_newest(folder: Path) -> Catalog:
     return newest
 
 
-def append(folder: Path, catalog: Catalog) -> None:
-    """Write a new version, durably, and only if nobody else has written it meanwhile. Raises ConfigError."""
+def append(folder: Path, catalog: Catalog, *, link: Callable[[Path, Path], None] = os.link) -> None:
+    """Write a new version, durably, and only if nobody else has written it meanwhile. Raises ConfigError.
+
+    link: gives a file a second name, and raises FileExistsError where that is taken, unlike rename.
+    """
     target = folder / file_name(catalog.version)
     temporary = folder / f".{catalog.version}-{secrets.token_hex(4)}"
-    with temporary.open("xb") as file:
-        file.write(json.dumps(catalog.to_json(), indent=1, ensure_ascii=False).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    content = json.dumps(catalog.to_json(), indent=1, ensure_ascii=False).encode()
+    _write_new(temporary, content)
     try:
-        os.link(temporary, target)  # fails where the name exists, unlike rename
+        _put_in_place(temporary, target, content, link)
     except FileExistsError as error:
         raise ConfigError(f"catalog version {catalog.version} was written by someone else; start again") from error
     finally:
@@ -188,6 +190,28 @@ def sync_directory(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _put_in_place(temporary: Path, target: Path, content: bytes, link: Callable[[Path, Path], None]) -> None:
+    """Raises FileExistsError."""
+    try:
+        link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here, as on exFAT and many network shares: exclusive still, if not all at once
+        _write_new(target, content)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """A new file, on the disk when this returns; none where it cannot be written. Raises FileExistsError."""
+    with path.open("xb") as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink()
+            raise
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 
@@ -55,6 +56,21 @@ def test_two_writers_cannot_both_win(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="start again"):
         catalogs.append(tmp_path, renamed(first(), "b"))
+
+    assert catalogs.read_newest(tmp_path).categories[0].name == "a"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000001.json", "000002.json"]
+
+
+def test_a_file_system_without_hard_links_will_do(tmp_path: Path) -> None:
+    """There a version is written, durably and exclusively, under its own name."""
+
+    def no_links(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    catalogs.append(tmp_path, first(), link=no_links)
+    catalogs.append(tmp_path, renamed(first(), "a"), link=no_links)
+    with pytest.raises(ConfigError, match="start again"):
+        catalogs.append(tmp_path, renamed(first(), "b"), link=no_links)
 
     assert catalogs.read_newest(tmp_path).categories[0].name == "a"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000001.json", "000002.json"]
