@@ -7,7 +7,7 @@ import statistics
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Series:
     """The answer for one series. number: from 1, in the order in which the series were met; it stands for the UID.
 
     share: of the votes that the category won. p_value: twice the median of the images' p-values, at most 1 (valid
-    however the images depend on each other: Rüschendorf 1982). distance: the median.
+    however the images depend on each other: Rüger 1978; Vovk and Wang 2020). distance: the median.
     """
 
     number: int
@@ -53,9 +53,9 @@ class SeriesTable:
         self._votes: dict[SeriesKey, _Votes] = {}
 
     def add(self, file: Path, assignment: Assignment) -> None:
-        """Count an image's vote."""
+        """Count an image's vote; of its candidates the nearest is kept, which is the one it votes for."""
         votes = self._votes.setdefault(self._key_of(file), _Votes(file.parent))
-        votes.assignments.append(assignment)
+        votes.assignments.append(replace(assignment, candidates=assignment.candidates[:1]))
 
     def rows(self) -> list[Series]:
         """One row a series."""

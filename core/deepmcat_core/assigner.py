@@ -93,7 +93,7 @@ class Assigner:
 
         The frames vote for their nearest category, weighted by p-value (by 1 where there is none); the assignment
         is that of the winning category's nearest frame. The combined p-value is twice the median of the frames'
-        p-values, which is valid however the frames depend on each other (Rüschendorf 1982; Vovk and Wang 2020).
+        p-values, which is valid however the frames depend on each other (Rüger 1978; Vovk and Wang 2020).
         """
         if len(assignments) == 1:
             return assignments[0], 0
