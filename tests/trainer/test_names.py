@@ -121,6 +121,27 @@ def test_a_retired_category_cannot_be_edited(apply):
         apply(HEADER + "a,CT,,c\n", to=after)
 
 
+@pytest.mark.parametrize("rows", ["c,MR 2,,b\n", "c,MR 2,,b\na,CT,,c\nb,Heads,SCT:1:Head,\n"])
+def test_the_same_merges_again_change_nothing(apply, rows):
+    """A file that was imported can be imported again, chains of merges and edits of their target included."""
+    after = apply(HEADER + rows)
+    assert apply(HEADER + rows, to=after) is after
+
+
+def test_merges_made_before_a_later_one_are_still_done(apply):
+    """Where the target has been merged further, an old file still asks for nothing new."""
+    after = apply(HEADER + "b,MR,,a\n", to=apply(HEADER + "c,MR 2,,b\n"))
+    assert apply(HEADER + "c,MR 2,,b\n", to=after) is after
+
+
+@pytest.mark.parametrize("target", ["a", "c", ""])
+def test_a_retired_category_cannot_go_elsewhere(apply, target):
+    """What was merged into one category can be merged neither into another nor into itself, nor be renamed."""
+    after = apply(HEADER + "c,MR 2,,b\n")
+    with pytest.raises(ConfigError, match="line 2: category 'c' is retired"):
+        apply(HEADER + f"c,MR 2,,{target}\n", to=after)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"\xff\xfe", "not UTF-8"), (b"", "no column"), (b"category_id,name\n", "no column 'codes'")],

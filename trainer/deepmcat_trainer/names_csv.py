@@ -112,20 +112,37 @@ def _code(entry: str, line: int) -> Code:
 def _rows_by_id(catalog: Catalog, rows: Iterable[Row]) -> dict[str, Row]:
     """The rows that ask for something, checked. Raises ConfigError."""
     known = {c.id: c for c in catalog.categories}
-    heirs = {id_: c.id for c in catalog.categories for id_ in c.lineage}
     by_id: dict[str, Row] = {}
-    done: set[str] = set()
+    lines: dict[str, int] = {}
     for row in rows:
+        if row.category_id in lines:
+            first = lines[row.category_id]
+            raise ConfigError(f"line {row.line}: category {row.category_id!r} is on line {first} already; keep one")
+        lines[row.category_id] = row.line
+        if _is_merged(known, row):
+            continue
         for id_ in filter(None, (row.category_id or "?", row.merge_into)):
             if id_ not in known:
                 raise ConfigError(f"line {row.line}: there is no category {id_!r}; export the names for the ids")
             if known[id_].status is CategoryStatus.RETIRED:
                 raise ConfigError(f"line {row.line}: category {id_!r} is retired; export the names for those in use")
-        if row.category_id in by_id:
-            first = by_id[row.category_id].line
-            raise ConfigError(f"line {row.line}: category {row.category_id!r} is on line {first} already; keep one")
         by_id[row.category_id] = row
     return by_id
+
+
+def _is_merged(known: Mapping[str, Category], row: Row) -> bool:
+    """Whether the row's category is retired and has ended, by the lineages, in the same category as its target."""
+    source = known.get(row.category_id)
+    if source is None or source.status is not CategoryStatus.RETIRED or row.merge_into in ("", source.id):
+        return False
+    heirs = {merged: c.id for c in known.values() for merged in c.lineage}
+
+    def end(id_: str) -> str:
+        for _ in heirs:
+            id_ = heirs.get(id_, id_)
+        return id_
+
+    return end(row.merge_into) == end(source.id)
 
 
 def _merge_targets(by_row: Mapping[str, Row], categories: Mapping[str, Category]) -> dict[str, str]:
