@@ -53,7 +53,7 @@ def main() -> int:
 def measure(archive: Path, folder: Path, methods: list[str], limit: int | None) -> dict[str, Any]:
     """Scores and seconds of each method, all on one prepared dataset."""
     (folder / "key").write_bytes(KEY)
-    source = archive if limit is None else _sample(archive, folder / "sample.tar", limit)
+    source = archive if limit is None else sample(archive, folder / "sample.tar", limit)
     dataset = folder / "dataset"
     prepared = _deepmcat(
         "prepare", source, "--out", dataset, "--labels", "folders", "--size", SIZE, "--key", folder / "key"
@@ -119,7 +119,7 @@ def _methods(text: str) -> list[str]:
     return methods
 
 
-def _sample(archive: Path, target: Path, limit: int) -> Path:
+def sample(archive: Path, target: Path, limit: int) -> Path:
     """A tar of about `limit` members, evenly spaced over the archive and so over its classes."""
     with tarfile.open(archive) as source, tarfile.open(target, "w") as sample:
         members = [m for m in source.getmembers() if m.isfile()]
