@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 from deepmcat_core.decode_pool import DecodePool
-from deepmcat_core.errors import ConfigError, CorruptImage
+from deepmcat_core.errors import ConfigError, CorruptImage, ImageTooLarge
 from deepmcat_core.planes import ReadOptions, read_planes
 
 
@@ -133,6 +135,70 @@ def test_workers_retire_after_their_tasks():
         assert pool.restarts == 0
 
 
+def test_a_cancelled_call_leaves_and_takes_its_image_with_it(pool, tmp_path):
+    """What nobody waits for any more holds no memory, however long the calls before it take."""
+    held = [pool.submit_call(_wait_for, str(tmp_path / "go on")) for _ in range(2)]
+    images = [Image(bytes(1000)) for _ in range(20)]
+    alive = [weakref.ref(image) for image in images]
+    futures = [pool.submit_call(len, image) for image in images]
+    del images
+    for future in futures:
+        assert future.cancel()
+
+    assert [ref() for ref in alive] == [None] * 20
+    assert not any(future.done() for future in held)
+    (tmp_path / "go on").touch()
+    assert pool.submit_call(len, b"four").result() == 4
+
+
+def test_an_answered_call_leaves_nothing_behind(pool):
+    """A worker's thread does not keep the last image while it waits for the next."""
+    image = Image(bytes(1000))
+    alive = weakref.ref(image)
+    future = pool.submit_call(len, image)
+    del image
+
+    assert future.result() == 1000
+    deadline = time.monotonic() + 10
+    while alive() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert alive() is None
+
+
+def test_a_call_that_takes_too_long_loses_its_worker():
+    """A codec that loops ends with its image: no second try, the worker is replaced and counted, the others go on."""
+    with DecodePool(1, timeout_s=1.0) as pool:
+        pid = pool.submit_call(os.getpid).result()
+        stuck = pool.submit_call(time.sleep, 600)
+        behind = pool.submit_call(os.getpid)
+
+        with pytest.raises(ImageTooLarge, match="took longer than 1 s"):
+            stuck.result(timeout=30)
+        assert behind.result(timeout=30) != pid
+        assert pool.restarts == 1
+
+
+def test_workers_of_a_killed_parent_end_without_a_word():
+    """A parent that is killed takes its workers with it, busy or not, and nothing is printed."""
+    program = (
+        "import os, signal, time\n"
+        "from deepmcat_core.decode_pool import DecodePool\n"
+        "if __name__ == '__main__':\n"
+        "    pool = DecodePool(2)\n"
+        "    pids = {pool.submit_call(os.getpid).result()}\n"
+        "    busy = pool.submit_call(time.sleep, 0.5)\n"
+        "    while not busy.running(): time.sleep(0.01)\n"
+        "    pids.add(pool.submit_call(os.getpid).result())\n"
+        "    time.sleep(0.1)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # Standard error is a pipe that every worker has open: reading it to its end waits for the last of them.
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+    assert ended.returncode == -signal.SIGKILL
+    assert ended.stderr == ""
+
+
 def test_closing_cancels_what_waits_and_ends_what_hangs():
     """Whoever opens the pool closes it, and no future is left without an answer."""
     pool = DecodePool(1)
@@ -153,6 +219,10 @@ def test_closing_cancels_what_waits_and_ends_what_hangs():
     pool.close()
 
 
+class Image(bytearray):
+    """Bytes that can be watched: plain ones have no weak references."""
+
+
 def _imported() -> set[str]:
     return {name.split(".")[0] for name in sys.modules}
 
@@ -162,6 +232,11 @@ def _die_once(path: str) -> str:
         Path(path).touch()
         os._exit(1)
     return "survived"
+
+
+def _wait_for(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.01)
 
 
 def _pid_after_a_while() -> int:
