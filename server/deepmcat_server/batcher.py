@@ -118,17 +118,20 @@ class Batcher:
                 self._arrived.clear()
 
     def _take(self) -> list[_Item]:
-        """What waits, up to max_batch frames."""
+        """What waits, up to max_batch frames. Empty only where nothing is left that waits.
+
+        An item is done here where its caller was cancelled and has not run since: it must not use up a place.
+        """
         batch: list[_Item] = []
         frames = 0
-        for item in self._waiting.values():
-            frames += len(item.planes)
+        for item in tuple(self._waiting.values()):
+            frames += 0 if item.done.done() else len(item.planes)
             if batch and frames > self._max_batch:
                 break
-            batch.append(item)
-        for item in batch:
             del self._waiting[id(item)]
-        return [item for item in batch if not item.done.done()]
+            if not item.done.done():
+                batch.append(item)
+        return batch
 
     async def _answer(self, batch: list[_Item]) -> None:
         """Run one batch; whatever happens, every item of it is answered."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -117,3 +118,35 @@ async def test_batch_of_nobody_is_not_run(until):
         await first
 
     assert engine.batches == [1]
+
+
+@pytest.mark.parametrize("hops", range(4))
+@pytest.mark.parametrize("closing", [False, True])
+async def test_those_who_leave_take_no_place_from_those_who_wait(until, hops, closing):
+    """Callers cancelled in any turn of the loop around the end of a batch keep nobody waiting, at the close neither."""
+    engine = Engine()
+    engine.free.clear()
+    loop = asyncio.get_running_loop()
+    async with Batcher(engine.embed, max_batch=2) as batcher:
+        first = asyncio.create_task(batcher.embed(planes(1)))
+        await until(lambda: engine.batches == [1])
+        leaving = [asyncio.create_task(batcher.embed(planes(2))) for _ in range(2)]
+        last = asyncio.create_task(batcher.embed(planes(3)))
+        await until(lambda: batcher.depth == 3)
+
+        def leave(turns: int) -> None:
+            if turns:
+                loop.call_soon(leave, turns - 1)
+                return
+            for task in leaving:
+                task.cancel()
+
+        engine.free.set()
+        time.sleep(0.05)  # noqa: ASYNC251  # the batch ends while the loop looks away, so that its turns can be counted
+        loop.call_soon(leave, hops)
+        if not closing:
+            await asyncio.wait([last], timeout=5)
+
+    done, _ = await asyncio.wait([first, last], timeout=5)
+    assert done == {first, last}
+    assert last.result().tolist() == [[3]]
