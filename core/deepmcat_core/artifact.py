@@ -18,10 +18,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-import tarfile
 import tempfile
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from deepmcat_core.catalog import Catalog
 from deepmcat_core.centroids import Centroids
 from deepmcat_core.errors import ArtifactDamaged, ArtifactFormat, ArtifactMissing, ArtifactSelfTest, ConfigError
 from deepmcat_core.manifest import Manifest
+from deepmcat_core.packed import Unpacked, pack
 from deepmcat_core.tree import MergeTree
 
 SELF_TEST_COSINE = 0.9999
@@ -47,6 +47,9 @@ Tensors = dict[str, npt.NDArray[Any]]
 MANIFEST, ENCODER, ONNX = "manifest.json", "encoder.safetensors", "engines/encoder.onnx"
 CENTROIDS, TREE, CALIBRATION = "centroids.safetensors", "tree.json", "calibration.safetensors"
 SELF_TEST, CATALOG = "selftest.safetensors", "catalog"
+
+_FILES = (MANIFEST, ENCODER, ONNX, CENTROIDS, TREE, CALIBRATION, SELF_TEST)
+_MEMBER = re.compile("|".join([*map(re.escape, _FILES), rf"{CATALOG}/\d{{6}}\.json"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,20 +83,6 @@ class Draft:
     onnx: bytes | None = None
 
 
-class Unpacked:
-    """A packed artifact's temporary copy, removed with the last reference to it or at exit."""
-
-    def __init__(self, path: Path) -> None:
-        """Unpack `path`. Raises ArtifactFormat where it is no packed artifact."""
-        self.folder = Path(tempfile.mkdtemp(prefix="deepmcat-artifact-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        try:
-            with tarfile.open(path, mode="r:") as tar:
-                tar.extractall(self.folder, filter="data")
-        except (tarfile.TarError, OSError, ValueError) as error:
-            raise ArtifactFormat(f"{path} is neither an artifact directory nor a packed artifact") from error
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """A verified artifact. `folder`: where its files are (a temporary copy for a packed one)."""
@@ -116,14 +105,22 @@ class Artifact:
         """
         path = Path(path)
         if not path.exists():
-            raise ArtifactMissing(f"there is no artifact at {path}")
+            raise ArtifactMissing(f"there is no artifact at {path}; deepmcat train DATASET --out {path} makes one")
         unpacked = None
         folder = path
         if path.is_file():
-            unpacked = Unpacked(path)
+            unpacked = Unpacked(path, _MEMBER)
             folder = unpacked.folder
         if not (folder / MANIFEST).is_file():
-            raise ArtifactMissing(f"there is no artifact at {path}: it has no {MANIFEST}")
+            raise ArtifactMissing(f"{path} is not an artifact: it has no {MANIFEST}; give what `deepmcat train` made")
+        try:
+            return cls._read(folder, unpacked)
+        except ArtifactDamaged as error:
+            way_out = "copy the artifact again from where it was made, or train a new one"
+            raise ArtifactDamaged(f"{path}: {error}; {way_out}") from error
+
+    @classmethod
+    def _read(cls, folder: Path, unpacked: Unpacked | None) -> Artifact:
         text = (folder / MANIFEST).read_bytes()
         manifest = Manifest.from_json(text)
         _verify_digests(folder, manifest)
@@ -161,19 +158,8 @@ class Artifact:
         catalogs.append(self.folder / CATALOG, catalog)
 
     def pack(self, target: Path) -> None:
-        """Write the artifact as one file: a tar with sorted names and no times or owners, so equal content is equal."""
-        temporary = target.with_name(f".{target.name}.partial")
-        with temporary.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w") as tar:
-                for item in sorted(p for p in self.folder.rglob("*") if p.is_file()):
-                    info = tarfile.TarInfo(item.relative_to(self.folder).as_posix())
-                    info.size = item.stat().st_size
-                    with item.open("rb") as content:
-                        tar.addfile(info, content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        catalogs.sync_directory(target.parent)
+        """Write the artifact as one file; equal content gives an equal file."""
+        pack(self.folder, target)
 
     def _verify_shapes(self) -> None:
         m, size = self.manifest, self.manifest.preprocessing.size
@@ -192,9 +178,21 @@ class Artifact:
 
 
 def write(target: Path, draft: Draft) -> str:
-    """Write an artifact and return its id: to a temporary name, fsynced, renamed. ConfigError where target exists."""
+    """Write an artifact and return its id: to a temporary name, fsynced, renamed.
+
+    Raises ConfigError where target exists or cannot be written; then nothing is left behind.
+    """
     if target.exists():
         raise ConfigError(f"{target} exists already; choose another --out or remove it")
+    try:
+        return _write(target, draft)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {target}: {error.strerror}; free some space or choose another --out"
+        ) from error
+
+
+def _write(target: Path, draft: Draft) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -290,9 +288,11 @@ def _tensors(folder: Path, name: str, *keys: str) -> list[npt.NDArray[Any]]:
 
 
 def _load_calibration(folder: Path) -> Calibration:
-    images, scores, offsets, groups, mean_distances, alpha = _tensors(
-        folder, CALIBRATION, "images", "scores", "offsets", "groups", "mean_distances", "alpha"
-    )
+    names = ("images", "alpha", "scores", "offsets", "groups", "mean_distances")
+    images, alpha, scores, offsets, groups, mean_distances = _tensors(folder, CALIBRATION, *names)
+    kinds = [f"{tensor.dtype.kind}{tensor.dtype.itemsize}" for tensor in (scores, offsets, groups, mean_distances)]
+    if images.shape != (1,) or alpha.shape != (1,) or kinds != ["f4", "i8", "i8", "f4"]:
+        raise ArtifactDamaged(f"{CALIBRATION} does not hold a calibration")
     return Calibration(
         images=int(images[0]),
         scores=scores,

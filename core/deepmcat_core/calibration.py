@@ -58,6 +58,7 @@ class Calibration:
             and bool(((self.groups >= 0) & (self.groups < len(self.offsets) - 1)).all())
             and bool(np.isfinite(self.scores).all() and np.isfinite(self.mean_distances).all())
             and bool((self.mean_distances > 0).all())
+            and 0 < self.alpha < 1
         )
         if not ok:
             raise ArtifactDamaged("calibration tables do not fit together")

@@ -6,11 +6,12 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from deepmcat_core.errors import ArtifactFormat
+from deepmcat_core.errors import ArtifactFormat, ConfigError
 from deepmcat_core.frame import FramePolicy
 from deepmcat_core.preprocessing import Preprocessing
 
 FORMAT_VERSION = 1
+METRIC = "cosine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class Manifest:
     decoders: tuple[str, ...]
     equality_gate: dict[str, Any] | None = None
     files: dict[str, str] = field(default_factory=dict)
-    metric: str = "cosine"
+    metric: str = METRIC
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:
@@ -56,6 +57,8 @@ class Manifest:
                 raise ArtifactFormat(
                     f"the artifact has format version {version!r}; this release reads version {FORMAT_VERSION}"
                 )
+            if data["metric"] != METRIC:
+                raise ArtifactFormat(f"the artifact has metric {data['metric']!r}; this release knows {METRIC!r}")
             return cls(
                 created_at=str(data["created_at"]),
                 encoder=EncoderSpec(name=str(data["encoder"]["name"]), options=dict(data["encoder"]["options"])),
@@ -67,7 +70,6 @@ class Manifest:
                 decoders=tuple(str(d) for d in data["decoders"]),
                 equality_gate=data["equality_gate"],
                 files={str(k): str(v) for k, v in data["files"].items()},
-                metric=str(data["metric"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise ArtifactFormat("manifest.json is not the manifest of an artifact") from error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,16 @@ import safetensors.numpy
 from deepmcat_core import artifact as artifacts
 from deepmcat_core.artifact import Artifact, Draft
 from deepmcat_core.errors import ArtifactDamaged, ArtifactFormat, ArtifactMissing, ArtifactSelfTest, ConfigError
+
+
+def rewrite(folder: Path, file: str, name: str, tensor: np.ndarray, *, alone: bool = False) -> None:
+    """Put another tensor into a file of an artifact, and its digest into the manifest."""
+    path = folder / file
+    tensors = {} if alone else safetensors.numpy.load_file(path)
+    path.write_bytes(safetensors.numpy.save({**tensors, name: tensor}))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][file] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_what_is_written_is_loaded(artifact_folder: Path, draft: Draft) -> None:
@@ -80,16 +93,91 @@ def test_nothing_executable_and_no_pickle(artifact_folder: Path) -> None:
     assert not any(p.stat().st_mode & 0o111 for p in files)
 
 
-@pytest.mark.parametrize("name", ["encoder", "centroids", "calibration", "selftest"])
+@pytest.mark.parametrize(
+    "name",
+    ["encoder.safetensors", "centroids.safetensors", "calibration.safetensors", "selftest.safetensors", "tree.json"],
+)
 def test_a_changed_file_is_damage(artifact_folder: Path, name: str) -> None:
-    """One flipped bit in any file is noticed, and the file is named."""
-    path = artifact_folder / f"{name}.safetensors"
+    """One flipped bit in any file is noticed, the file is named, and so is the way out."""
+    path = artifact_folder / name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
 
-    with pytest.raises(ArtifactDamaged, match=rf"{name}\.safetensors has changed"):
+    with pytest.raises(ArtifactDamaged, match=rf"{name} has changed .* copy the artifact again"):
         Artifact.load(artifact_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("images", np.zeros(0, dtype=np.int64)),
+        ("images", np.array([0])),
+        ("alpha", np.zeros((2, 2, 2))),
+        ("alpha", np.array([0.0])),
+        ("alpha", np.array([np.nan])),
+        ("groups", np.zeros(4)),
+        ("offsets", np.array([0.0, 300.0])),
+        ("scores", np.zeros((300, 1), dtype=np.float32)),
+        ("mean_distances", np.ones(4)),
+    ],
+)
+def test_a_calibration_of_other_values(artifact_folder: Path, name: str, tensor: np.ndarray) -> None:
+    """Tables of another shape, type or range are damage, even with a digest that fits."""
+    rewrite(artifact_folder, "calibration.safetensors", name, tensor)
+
+    with pytest.raises(ArtifactDamaged, match="calibration"):
+        Artifact.load(artifact_folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("metric", "euclidean"),
+        ("metric", None),
+        ("frames", {"count": 0}),
+        ("frames", 3),
+        ("preprocessing", {"version": 2, "size": 32, "intensity": {}}),
+        ("preprocessing", {"version": 1, "size": 4, "intensity": {}}),
+        ("k", "many"),
+    ],
+)
+def test_a_manifest_of_other_values(artifact_folder: Path, key: str, value: object) -> None:
+    """A manifest that says what this release does not do is refused and not guessed at."""
+    path = artifact_folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+    with pytest.raises(ArtifactFormat):
+        Artifact.load(artifact_folder)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "catalog/../../outside", "notes.txt"])
+def test_a_packed_artifact_holds_nothing_else(artifact_folder: Path, tmp_path: Path, name: str) -> None:
+    """A tar with a member that is no file of an artifact is refused, wherever the member points."""
+    Artifact.load(artifact_folder).pack(tmp_path / "a.tar")
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+
+    with pytest.raises(ArtifactFormat, match="not a file of an artifact"):
+        Artifact.load(tmp_path / "a.tar")
+
+
+def test_a_packed_link_is_not_followed(artifact_folder: Path, tmp_path: Path) -> None:
+    """A link in the place of a file is refused."""
+    Artifact.load(artifact_folder).pack(tmp_path / "a.tar")
+    link = tarfile.TarInfo("engines/encoder.onnx")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        tar.addfile(link)
+
+    with pytest.raises(ArtifactFormat, match="not a file of an artifact"):
+        Artifact.load(tmp_path / "a.tar")
+
+
+def test_a_place_that_cannot_be_written(draft: Draft) -> None:
+    """Where the artifact cannot be written, one sentence says why."""
+    with pytest.raises(ConfigError, match="cannot write /proc/artifact"):
+        artifacts.write(Path("/proc/artifact"), draft)
 
 
 @pytest.mark.parametrize("name", ["encoder.safetensors", "centroids.safetensors", "tree.json", "catalog/000001.json"])
@@ -173,11 +261,7 @@ def test_a_tensor_file_of_another_content(artifact_folder: Path, tmp_path: Path,
     """A safetensors file that lacks what it should hold is damage, even with a digest that fits."""
     shutil.rmtree(artifact_folder)
     artifacts.write(artifact_folder, draft)
-    path = artifact_folder / "centroids.safetensors"
-    path.write_bytes(safetensors.numpy.save({"other": np.zeros(3)}))
-    manifest = json.loads((artifact_folder / "manifest.json").read_text())
-    manifest["files"][path.name] = artifacts._digest(path.read_bytes())
-    (artifact_folder / "manifest.json").write_text(json.dumps(manifest))
+    rewrite(artifact_folder, "centroids.safetensors", "other", np.zeros(3), alone=True)
 
     with pytest.raises(ArtifactDamaged, match="lacks 'centroids'"):
         Artifact.load(artifact_folder)
