@@ -7,21 +7,26 @@ import logging
 from types import TracebackType
 from typing import Self
 
+from deepmcat_core import catalog as catalogs
 from deepmcat_core import logs
 from deepmcat_core.artifact import CATALOG
 from deepmcat_core.categorizer import Categorizer
-from deepmcat_core.errors import ArtifactError
+from deepmcat_core.errors import ArtifactDamaged
 
 LOG = logs.logger("server.catalog")
 
 
 class CatalogWatch:
-    """Looks for a newer catalog file every `poll_s` seconds while in context; a damaged one leaves the old in force."""
+    """Looks for a newer catalog file every `poll_s` seconds while in context.
+
+    One that cannot be used leaves the old in force, and is tried again at each look: it may be on its way still.
+    """
 
     def __init__(self, categorizer: Categorizer, *, poll_s: float) -> None:
         self._categorizer = categorizer
         self._poll_s = poll_s
-        self._seen = self._newest()
+        self._used = catalogs.file_name(categorizer.catalog.version)
+        self._refused: str | None = None  # the file that has had its line in the log
 
     async def __aenter__(self) -> Self:
         """Start looking."""
@@ -41,21 +46,25 @@ class CatalogWatch:
             await asyncio.to_thread(self._look)
 
     def _look(self) -> None:
-        """Cheap while nothing changes: names of files only. Each new name is tried once."""
-        newest = self._newest()
-        if newest <= self._seen:
-            return
-        self._seen = newest
-        artifact = self._categorizer.artifact
+        """Cheap while nothing changes: names of files only."""
+        newest = ""
         try:
-            catalog = artifact.reload_catalog()
-        except (ArtifactError, OSError):
-            logs.event(LOG, logging.ERROR, "catalog refused", artifact_id=artifact.artifact_id, exc_info=True)
-            return
+            newest = self._newest()
+            if newest > self._used:
+                self._use_newest()
+        except Exception:  # noqa: BLE001  # whatever lies in the folder, the watch goes on and the old names stay
+            if newest != self._refused:
+                artifact_id = self._categorizer.artifact.artifact_id
+                logs.event(LOG, logging.ERROR, "catalog refused", artifact_id=artifact_id, exc_info=True)
+            self._refused = newest
+
+    def _use_newest(self) -> None:
+        artifact = self._categorizer.artifact
+        catalog = artifact.reload_catalog()
         if catalog.k != artifact.manifest.k:
-            logs.event(LOG, logging.ERROR, "catalog of another artifact refused", catalog_version=catalog.version)
-            return
+            raise ArtifactDamaged("the catalog is another artifact's")
         self._categorizer.use_catalog(catalog)
+        self._used, self._refused = catalogs.file_name(catalog.version), None
         logs.event(LOG, logging.INFO, "catalog in force", catalog_version=catalog.version)
 
     def _newest(self) -> str:
