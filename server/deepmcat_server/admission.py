@@ -61,7 +61,7 @@ class Admission:
     def enter_now(self, size_bytes: int) -> Permit:
         """Room for an image of `size_bytes` at once. Raises ServerBusy."""
         if self._waiters or not self._fits(size_bytes):
-            raise ServerBusy(f"the server has {self._images} images waiting, as many as it takes; send it again later")
+            raise ServerBusy(f"the server {self._why(size_bytes)}; send the image again later")
         return self._admit(size_bytes)
 
     async def enter(self, size_bytes: int) -> Permit:
@@ -82,6 +82,14 @@ class Admission:
 
     def _fits(self, size_bytes: int) -> bool:
         return self._images == 0 or (self._images < self._max_images and self._bytes + size_bytes <= self._max_bytes)
+
+    def _why(self, size_bytes: int) -> str:
+        """Which bound keeps an image out."""
+        if self._images >= self._max_images:
+            return f"has {self._images} images inside and takes {self._max_images} (max_queue)"
+        if self._fits(size_bytes):
+            return f"has {len(self._waiters)} images of streams waiting to get in before this one"
+        return f"has {self._bytes} bytes of images inside and takes {self._max_bytes} (max_pending_bytes)"
 
     def _admit(self, size_bytes: int) -> Permit:
         self._images += 1

@@ -13,12 +13,12 @@ from deepmcat_server.errors import ServerBusy
 
 
 async def test_refuses_when_full():
-    """Over the number of images, or over the bytes, `enter_now` refuses; a permit given back makes room."""
+    """Over the number of images, or over the bytes, `enter_now` refuses and says which; a permit back makes room."""
     admission = Admission(max_images=2, max_bytes=100)
     first = admission.enter_now(60)
-    with pytest.raises(ServerBusy, match="1 images"):
+    with pytest.raises(ServerBusy, match=r"has 60 bytes of images inside and takes 100 \(max_pending_bytes\)"):
         admission.enter_now(41)
-    with admission.enter_now(40), pytest.raises(ServerBusy, match="2 images"):
+    with admission.enter_now(40), pytest.raises(ServerBusy, match=r"has 2 images inside and takes 2 \(max_queue\)"):
         admission.enter_now(0)
     first.release()
     first.release()
@@ -39,7 +39,7 @@ async def test_first_come_first_admitted():
     large = asyncio.create_task(admission.enter(9))
     small = asyncio.create_task(admission.enter(1))
     await asyncio.sleep(0)
-    with pytest.raises(ServerBusy):
+    with pytest.raises(ServerBusy, match="2 images of streams waiting"):
         admission.enter_now(1)
     assert not large.done()
     inside.release()
