@@ -145,7 +145,7 @@ async def test_those_who_leave_take_no_place_from_those_who_wait(until, hops, cl
         time.sleep(0.05)  # noqa: ASYNC251  # the batch ends while the loop looks away, so that its turns can be counted
         loop.call_soon(leave, hops)
         if not closing:
-            await asyncio.wait([last], timeout=5)
+            assert await asyncio.wait([last], timeout=5) == ({last}, set())
 
     done, _ = await asyncio.wait([first, last], timeout=5)
     assert done == {first, last}
