@@ -76,7 +76,7 @@ class ImageStream(Generic[Key]):
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _all_fed: bool = field(init=False, default=False)
     _sent_back: int = field(init=False, default=0)  # waiting until the server has room for them
-    _answered: int = field(init=False, default=0)
+    _heard: int = field(init=False, default=0)  # answers of the server, those to send an image again included
     _moved_at: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
@@ -131,14 +131,17 @@ class ImageStream(Generic[Key]):
 
     async def _converse(self) -> None:
         """One call after another until everything is answered. Raises ClientError when trying again is no use."""
-        failures = 0
+        now = asyncio.get_running_loop().time
+        failures, first_failed_at = 0, 0.0
         while await self._has_work():
-            answered = self._answered
+            heard = self._heard
             error = await self._one_call()
             if error is None:
                 continue
-            failures = failures + 1 if self._answered == answered else 1
-            delay_s = self.settings.retry.delay_s(error, failures)
+            failures = failures + 1 if self._heard == heard else 1
+            first_failed_at = now() if failures == 1 else first_failed_at
+            gone_s = now() - first_failed_at if self._heard else None
+            delay_s = self.settings.retry.delay_s(error, failures, gone_s=gone_s)
             if delay_s is None:
                 raise error
             await asyncio.sleep(delay_s)
@@ -222,6 +225,7 @@ class ImageStream(Generic[Key]):
         return read.result()
 
     def _receive(self, item: _Item[Key], answer: Answer) -> None:
+        self._heard += 1
         if isinstance(answer, TryAgain):
             item.failures += 1
             delay_s = self.settings.retry.delay_s(answer, item.failures)
@@ -236,7 +240,6 @@ class ImageStream(Generic[Key]):
         self._enqueue(item)
 
     def _answer(self, item: _Item[Key], answer: Answer) -> None:
-        self._answered += 1
         item.answer.set_result(answer)
         self._move()
 

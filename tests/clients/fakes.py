@@ -17,8 +17,10 @@ from google.rpc.status_pb2 import Status
 
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
+from deepmcat_client import AsyncClient, RetryPolicy
 
 ARTIFACT_ID = "a" * 64
+QUICK = RetryPolicy(attempts=3, first_s=0.001, most_s=0.002)
 CODES = {
     "NOT_AN_IMAGE": grpc.StatusCode.INVALID_ARGUMENT,
     "CORRUPT_IMAGE": grpc.StatusCode.INVALID_ARGUMENT,
@@ -223,3 +225,14 @@ def serving_in_thread(servicer: FakeServicer) -> Iterator[str]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+async def collect(servicer: FakeServicer, items: Any, **client: Any) -> list[tuple[Any, Any]]:
+    """All answers to `items`."""
+    async with serving(servicer) as address, AsyncClient(address, retry=QUICK, **client) as opened:
+        return [pair async for pair in opened.categorize_stream(items)]
+
+
+def sizes(answers: list[tuple[Any, Any]]) -> list[tuple[Any, int]]:
+    """The keys and, out of the answers, the sizes of the images."""
+    return [(key, answer.assignment.cluster_id) for key, answer in answers]

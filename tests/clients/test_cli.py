@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deepmcat_client import cli
+from deepmcat.v1 import categorization_pb2 as pb
+from deepmcat_client import cli, wire
+from deepmcat_client.commands.categorize import _Report
+from deepmcat_client.series import SeriesTable
 
-from .fakes import ARTIFACT_ID, FakeServicer, serving_in_thread
+from .fakes import ARTIFACT_ID, FakeServicer, Received, answer, respond, serving_in_thread
 
 Captured = pytest.CaptureFixture[str]
 
@@ -62,7 +68,7 @@ def test_the_version_is_the_distributions(capsys: Captured) -> None:
         (["categorize", "."], "deepmcat: give either --server HOST:PORT or --artifact DIR\n"),
         (["categorize", "/not/there", "--server", "x:1"], "deepmcat: there is no file or folder /not/there\n"),
         (["describe"], "deepmcat: give either an ARTIFACT or --server HOST:PORT\n"),
-        (["describe", "/not/there"], "deepmcat: there is no artifact at /not/there\n"),
+        (["describe", "/not/there"], "deepmcat: there is no artifact at /not/there; "),
         (["demo", "--data", "/not/there"], "deepmcat: there is no file or folder /not/there\n"),
     ],
 )
@@ -86,6 +92,25 @@ def test_a_table_of_answers(server: str, images: Path, capsys: Captured) -> None
         [str(images / "b.dcm"), "CT", "CHEST", "5", "0.250", "0.500", "no"],
         [str(images / "inner" / "a[1].dcm"), "CT", "CHEST", "3", "0.250", "0.500", "no"],
     ]
+
+
+@pytest.mark.parametrize("series", [None, SeriesTable(lambda file: ("folder", str(file.parent)))])
+def test_a_table_keeps_little_of_each_answer(series: SeriesTable | None) -> None:
+    """What waits for the end is a row's cells or a vote, not candidates, frames and embeddings."""
+    report = _Report(jsonl=False, series=series)
+    tracemalloc.start()
+    try:
+        for number in range(10):
+            message = answer(b"x" * number)
+            message.embedding.data = bytes(100_000)
+            message.frames.extend([message.frames[0]] * 100)
+            report.add(Path(f"folder/{number}"), wire.categorization(message))
+        del message
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 10 * 4_000
 
 
 def test_json_lines_are_all_that_stdout_has(server: str, images: Path, capsys: Captured) -> None:
@@ -121,7 +146,32 @@ def test_a_folder_without_files_is_a_mistake(server: str, tmp_path: Path, capsys
 def test_nobody_at_the_address(images: Path, capsys: Captured) -> None:
     """A server that does not answer is exit code 2 with its address."""
     assert cli.main(["categorize", str(images), "--server", "127.0.0.1:1", "--timeout", "1"]) == 2
-    assert "no DeepMCAT server answers at 127.0.0.1:1" in capsys.readouterr().err
+    notes = capsys.readouterr().err
+    assert "0 images categorized, 2 not answered" in notes
+    assert "no DeepMCAT server answers at 127.0.0.1:1" in notes
+
+
+def test_what_a_server_leaves_unanswered_is_counted(images: Path, capsys: Captured) -> None:
+    """Where a server fails in the middle: the answers until then, how many files have none, and exit code 2."""
+
+    async def fails_after_one(
+        servicer: FakeServicer, call: int, received: AsyncIterator[Received], context: Any
+    ) -> AsyncIterator[pb.CategorizeStreamResponse]:
+        async for image in received:
+            image.item_id = "1"  # which is out of order from the second on, and ends the stream for good
+            yield respond(image)
+
+    for number in range(100):
+        (images / f"c{number}.dcm").write_bytes(b"x")
+    with serving_in_thread(FakeServicer(stream=fails_after_one)) as address:
+        assert cli.main(["categorize", str(images), "--server", address]) == 2
+
+    captured = capsys.readouterr()
+    assert [line.split()[0] for line in captured.out.splitlines()] == ["file", str(images / "b.dcm")]
+    assert captured.err.splitlines() == [
+        "1 images categorized, 101 not answered",
+        "deepmcat: the server answered out of order, which deepmcat.v1 does not allow",
+    ]
 
 
 def test_one_row_a_series(server: str, images: Path, capsys: Captured) -> None:

@@ -11,31 +11,18 @@ from typing import Any
 import pytest
 
 from deepmcat.v1 import categorization_pb2 as pb
-from deepmcat_client import AsyncClient, Categorization, ClientError, Options, RetryPolicy
+from deepmcat_client import AsyncClient, Categorization, ClientError, Options
 from deepmcat_client.errors import (
     CorruptImage,
     ImageTooLarge,
     NotAnImage,
     ServerBusy,
     ServerError,
-    TryAgain,
     Unavailable,
     UnreadableFile,
 )
 
-from .fakes import FakeServicer, Received, answer_all, fail, respond, serving, status
-
-QUICK = RetryPolicy(attempts=3, first_s=0.001, most_s=0.002)
-
-
-async def collect(servicer: FakeServicer, items: Any, **client: Any) -> list[tuple[Any, Any]]:
-    """All answers to `items`."""
-    async with serving(servicer) as address, AsyncClient(address, retry=QUICK, **client) as opened:
-        return [pair async for pair in opened.categorize_stream(items)]
-
-
-def sizes(answers: list[tuple[Any, Any]]) -> list[tuple[Any, int]]:
-    return [(key, answer.assignment.cluster_id) for key, answer in answers]
+from .fakes import QUICK, FakeServicer, Received, answer_all, collect, respond, serving, sizes, status
 
 
 async def test_answers_come_in_order() -> None:
@@ -76,15 +63,16 @@ async def test_a_bad_image_has_an_error_and_the_others_an_answer() -> None:
 
 
 async def test_an_unreadable_file_has_an_error_and_the_others_an_answer(tmp_path: Path) -> None:
-    """A file that vanishes or is too large is answered here, in its place, without its name in the message."""
+    """A file that vanishes, is too large or empty is answered here, in its place, without its name in the message."""
     good, large = tmp_path / "good", tmp_path / "large"
     good.write_bytes(b"ok")
     large.write_bytes(b"x" * 11)
-    items = [(1, tmp_path / "gone"), (2, good), (3, large), (4, tmp_path / "gone")]
+    items = [(1, tmp_path / "gone"), (2, good), (3, large), (4, b""), (5, tmp_path / "gone")]
 
     answers = await collect(FakeServicer(), items, max_image_bytes=10)
 
-    assert [UnreadableFile, Categorization, ImageTooLarge, UnreadableFile] == [type(answer) for _, answer in answers]
+    types = [type(answer) for _, answer in answers]
+    assert types == [UnreadableFile, Categorization, ImageTooLarge, CorruptImage, UnreadableFile]
     assert "gone" not in str(answers[0][1])
 
 
@@ -131,54 +119,6 @@ async def test_images_are_taken_as_there_is_room() -> None:
         async for number, _ in answers:
             await asyncio.sleep(0.001)
             assert taken <= number + 4 + 1
-
-
-async def test_what_a_closing_server_leaves_unanswered_is_sent_again() -> None:
-    """After SERVER_CLOSING in the middle, the rest goes to a new call; nothing is answered twice."""
-
-    async def closing(
-        servicer: FakeServicer, call: int, images: AsyncIterator[Received], context: Any
-    ) -> AsyncIterator[pb.CategorizeStreamResponse]:
-        async for received in images:
-            yield respond(received)
-            if call < 4 and received.item_id in ("10", "20", "30"):
-                await fail(context, "SERVER_CLOSING")
-
-    servicer = FakeServicer(stream=closing)
-    answers = await collect(servicer, [(n, b"x" * n) for n in range(1, 51)])
-
-    assert [(n, n) for n in range(1, 51)] == sizes(answers)
-    assert servicer.stream_calls == 4
-
-
-async def test_a_server_that_always_closes_is_given_up() -> None:
-    """Calls that bring no answer are tried a bounded number of times, then the error is raised."""
-
-    async def closed(
-        servicer: FakeServicer, call: int, images: AsyncIterator[Received], context: Any
-    ) -> AsyncIterator[pb.CategorizeStreamResponse]:
-        await fail(context, "SERVER_CLOSING")
-        async for received in images:
-            yield respond(received)
-
-    servicer = FakeServicer(stream=closed)
-
-    with pytest.raises(TryAgain):  # ServerClosing, or Unavailable where grpc issue 36066 swallows the status
-        await collect(servicer, [(1, b"x")])
-    assert QUICK.attempts == servicer.stream_calls
-
-
-async def test_a_stream_that_ends_early_is_tried_again() -> None:
-    """A server that ends the call without an error and without all answers counts as gone."""
-
-    async def early(
-        servicer: FakeServicer, call: int, images: AsyncIterator[Received], context: Any
-    ) -> AsyncIterator[pb.CategorizeStreamResponse]:
-        if call > 1:
-            async for received in images:
-                yield respond(received)
-
-    assert sizes(await collect(FakeServicer(stream=early), [(1, b"x")])) == [(1, 1)]
 
 
 async def test_a_busy_item_is_sent_again_and_keeps_its_place() -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from deepmcat_client.client import Client
 from deepmcat_client.commands.progress import image_progress
-from deepmcat_client.commands.tables import image_table, output, series_table
+from deepmcat_client.commands.tables import ImageRow, image_table, output, series_table
 from deepmcat_client.errors import ClientError, InvalidRequest, NotAnImage
 from deepmcat_client.files import find_files
 from deepmcat_client.local import LocalCategorizer
@@ -44,7 +44,12 @@ def command(
     artifact: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Ask no server: answer here, with this artifact.")
     ] = None,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, as the answers come.")] = False,
+    jsonl: Annotated[
+        bool,
+        typer.Option(
+            "--jsonl", help="One JSON object a line, as answers come: for large folders. A table waits for the last."
+        ),
+    ] = False,
     by: Annotated[By, typer.Option(help="One row an image, or one a series (its images vote).")] = By.IMAGE,
     top_k: Annotated[int, typer.Option(help="How many of the nearest categories to give as candidates.", min=1)] = 3,
     frames: Annotated[
@@ -71,6 +76,10 @@ def command(
             for file, answer in categorizer.categorize_stream(items, Options(frames=frames, top_k=top_k)):
                 report.add(file, answer)
                 advance()
+    except ClientError:
+        present = find_files([path for path in paths if path.exists()])
+        report.not_answered = max(0, sum(1 for _ in present) - report.seen)
+        raise
     finally:
         report.finish()
     if not report.seen:
@@ -89,9 +98,9 @@ class _Report:
     def __init__(self, *, jsonl: bool, series: SeriesTable | None) -> None:
         self._jsonl = jsonl
         self._series = series
-        self._rows: list[tuple[Path, Categorization]] = []
-        self._others: list[tuple[Path, ClientError]] = []
-        self.seen = self.answered = self.not_images = 0
+        self._rows: list[ImageRow] = []
+        self._others: list[str] = []
+        self.seen = self.answered = self.not_images = self.not_answered = 0
         self.failures: Counter[str] = Counter()
 
     def add(self, file: Path, answer: Answer) -> None:
@@ -106,11 +115,12 @@ class _Report:
         if self._jsonl and (self._series is None or isinstance(answer, ClientError)):
             print(json.dumps(_line(file, answer), ensure_ascii=False), flush=True)  # noqa: T201 - the answer itself
         elif isinstance(answer, ClientError):
-            self._others.append((file, answer))
+            kind = "not an image" if isinstance(answer, NotAnImage) else "failed"
+            self._others.append(f"{kind}: {file}: {answer.reason}: {answer}")
         elif self._series is not None:
             self._series.add(file, answer.assignment)
         else:
-            self._rows.append((file, answer))
+            self._rows.append(ImageRow.of(file, answer.assignment))
 
     def finish(self) -> None:
         """Show what there is, in a table on stdout; failures and counts on stderr."""
@@ -122,10 +132,9 @@ class _Report:
         elif self._rows:
             output().print(image_table(self._rows))
         notes = Console(stderr=True, soft_wrap=True, highlight=False)
-        for file, error in self._others:
-            kind = "not an image" if isinstance(error, NotAnImage) else "failed"
-            notes.print(f"{kind}: {file}: {error.reason}: {error}", markup=False)
-        if self.seen:
+        for line in self._others:
+            notes.print(line, markup=False)
+        if self.seen or self.not_answered:
             notes.print(self._summary(), markup=False)
 
     def _summary(self) -> str:
@@ -133,6 +142,7 @@ class _Report:
         parts = [f"{self.answered} images categorized"]
         parts += [f"{self.not_images} not images"] if self.not_images else []
         parts += [f"{self.failures.total()} failed ({failed})"] if failed else []
+        parts += [f"{self.not_answered} not answered"] if self.not_answered else []
         return ", ".join(parts)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deepmcat_client.results import Catalog, Categorization, Category
+from deepmcat_client.results import Assignment, Catalog, Category
 from deepmcat_client.series import Series
 
 PIPE_WIDTH = 400
@@ -22,18 +23,33 @@ def output() -> Console:
     return Console(soft_wrap=False, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
-def image_table(rows: Iterable[tuple[Path, Categorization]]) -> Table:
+class ImageRow(NamedTuple):
+    """The cells of an image's row: a fraction of its answer, since a table waits for its last row."""
+
+    file: str
+    category: str
+    cluster_id: int
+    distance: float
+    p_value: float | None
+    outlier: bool | None
+
+    @classmethod
+    def of(cls, file: Path, a: Assignment) -> ImageRow:
+        """The row of a file and its assignment."""
+        return cls(str(file), _nearest_where_unknown(a), a.cluster_id, a.distance, a.p_value, a.outlier)
+
+
+def image_table(rows: Iterable[ImageRow]) -> Table:
     """One row an image."""
     table = _table(["file", "category"], ["cluster", "distance", "p", "outlier"])
-    for file, answer in rows:
-        a = answer.assignment
+    for row in rows:
         table.add_row(
-            Text(str(file)),
-            Text(_nearest_where_unknown(answer), style="yellow" if a.outlier else ""),
-            str(a.cluster_id),
-            f"{a.distance:.3f}",
-            number(a.p_value),
-            {True: "yes", False: "no", None: "–"}[a.outlier],
+            Text(row.file),
+            Text(row.category, style="yellow" if row.outlier else ""),
+            str(row.cluster_id),
+            f"{row.distance:.3f}",
+            number(row.p_value),
+            {True: "yes", False: "no", None: "–"}[row.outlier],
         )
     return table
 
@@ -81,8 +97,7 @@ def number(p_value: float | None) -> str:
     return "–" if p_value is None else f"{p_value:.3f}"
 
 
-def _nearest_where_unknown(answer: Categorization) -> str:
-    a = answer.assignment
+def _nearest_where_unknown(a: Assignment) -> str:
     if a.outlier and a.candidates:
         return f"{a.category} (nearest: {a.candidates[0].category})"
     return a.category
