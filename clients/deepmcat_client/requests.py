@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deepmcat_client.errors import ImageTooLarge, UnreadableFile
+from deepmcat_client.errors import CorruptImage, ImageTooLarge, UnreadableFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +42,17 @@ class Options:
 
 
 def load(source: Source, max_bytes: int) -> bytes | RawPlane:
-    """The image's content, read from its file where it is one. Raises ImageTooLarge, UnreadableFile."""
-    if isinstance(source, Path):
-        return _read(source, max_bytes)
-    size = len(source) if isinstance(source, bytes) else len(source.data)
+    """The image's content, read from its file where it is one. Raises ImageTooLarge, CorruptImage, UnreadableFile.
+
+    A file without a byte is corrupt here as it is for the library; a server would call it no request at all.
+    """
+    content = _read(source, max_bytes) if isinstance(source, Path) else source
+    size = len(content) if isinstance(content, bytes) else len(content.data)
     if size > max_bytes:
         raise ImageTooLarge(_too_large(size, max_bytes))
-    return source
+    if content == b"":
+        raise CorruptImage("the image has no bytes")
+    return content
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

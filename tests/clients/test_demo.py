@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from deepmcat_client import cli
-from deepmcat_client.commands.demo import MARKER, make_room, packaged_images
+from deepmcat_client.commands.demo import MARKER, _was_sent, make_room, packaged_images
+from deepmcat_client.errors import CorruptImage, UnreadableFile
 
 
 def test_the_images_are_those_of_the_packages() -> None:
@@ -48,6 +49,17 @@ def test_a_step_that_fails_ends_the_demo(tmp_path: Path, capfd: pytest.CaptureFi
     error = capfd.readouterr().err
     assert "`deepmcat prepare` ended with exit code 2; its message is above" in error
     assert "Traceback" not in error
+
+
+def test_what_never_left_is_not_expected_in_the_servers_count(tmp_path: Path) -> None:
+    """An empty file is answered by the client; one that the server found corrupt was sent."""
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "broken").write_bytes(b"x")
+
+    sent = {file.name: _was_sent(file, CorruptImage("")) for file in tmp_path.iterdir()}
+
+    assert sent == {"empty": False, "broken": True}
+    assert not _was_sent(tmp_path / "gone", UnreadableFile(""))
 
 
 def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path: Path) -> None:

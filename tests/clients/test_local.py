@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from deepmcat_client import Categorization, Options, RawPlane
-from deepmcat_client.errors import ImageError, ImageTooLarge, UnreadableFile
+from deepmcat_client.errors import CorruptImage, ImageError, ImageTooLarge, UnreadableFile
 from deepmcat_client.local import LocalCategorizer, read_artifact
 from deepmcat_core.artifact import Artifact
 from deepmcat_core.categorizer import Categorizer
@@ -68,11 +68,13 @@ def test_an_error_keeps_its_reason(local: LocalCategorizer, artifact: Artifact, 
 def test_files_that_cannot_be_read_are_answers(local: LocalCategorizer, tmp_path: Path) -> None:
     """As with a server: an unreadable or too large file has an error and the rest goes on."""
     (tmp_path / "large").write_bytes(b"x" * 10_001)
+    (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "good").write_bytes(png(1))
 
     with local as opened:
-        answers = opened.categorize_stream((n, tmp_path / n) for n in ("gone", "large", "good"))
-        assert [type(answer) for _, answer in answers] == [UnreadableFile, ImageTooLarge, Categorization]
+        answers = opened.categorize_stream((n, tmp_path / n) for n in ("gone", "large", "empty", "good"))
+        types = [type(answer) for _, answer in answers]
+    assert types == [UnreadableFile, ImageTooLarge, CorruptImage, Categorization]
 
 
 def test_a_raw_plane_and_options(local: LocalCategorizer) -> None:

@@ -63,7 +63,7 @@ def image(number: int, side: int = 40) -> bytes:
 
 async def test_server_and_library_answer_the_same(serving: Serving, artifact: Artifact, engine: Engine) -> None:
     """Every field of every answer, candidates, frames and embeddings included; errors by reason and message."""
-    images = [(n, image(n)) for n in range(20)] + [(20, b"no image"), (21, image(21, side=1200))]
+    images = [(n, image(n)) for n in range(20)] + [(20, b"no image"), (21, image(21, side=1200)), (22, b"")]
     options = Options(top_k=2, want_embedding=True)
     with LocalCategorizer(artifact.folder, open_artifact=lambda _: Categorizer(artifact, engine)) as local:
         expected = list(local.categorize_stream(images, options))

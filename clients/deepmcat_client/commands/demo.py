@@ -30,6 +30,7 @@ from deepmcat_client.demo_server import DemoServer
 from deepmcat_client.errors import (
     BY_REASON,
     ClientError,
+    CorruptImage,
     ImageTooLarge,
     InvalidRequest,
     MissingExtra,
@@ -203,9 +204,10 @@ def _category_counts(catalog: Catalog, counts: Counter[str]) -> Table:
 
 
 def _was_sent(file: Path, answer: ClientError) -> bool:
-    """Whether the server has seen the file: what cannot be read, or is over the client's own limit, stays here."""
-    too_large = isinstance(answer, ImageTooLarge) and file.stat().st_size > MAX_IMAGE_BYTES
-    return not (too_large or isinstance(answer, UnreadableFile))
+    """Whether the server has seen the file: what cannot be read, is empty, or is over the client's limit stays here."""
+    if isinstance(answer, UnreadableFile):
+        return False
+    return not (isinstance(answer, ImageTooLarge | CorruptImage) and not 0 < file.stat().st_size <= MAX_IMAGE_BYTES)
 
 
 def _final(results: Mapping[str, int]) -> dict[str, int]:
