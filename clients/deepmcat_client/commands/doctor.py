@@ -21,7 +21,7 @@ from deepmcat_client.commands.tables import output
 
 FAILED = 2
 
-EXTRAS = ("dicom", "core", "server", "trainer", "pretrained", "cpu", "gpu", "triton")
+EXTRAS = ("dicom", "core", "server", "trainer", "pretrained", "cpu", "gpu", "triton", "demo")
 DECODERS = ("pydicom", "pillow", "imagecodecs", "pyjpegls", "pylibjpeg-openjpeg")
 GRPC = ("grpcio", "grpcio-health-checking", "grpcio-reflection", "grpcio-tools")
 PROTOBUF_LOWEST, PROTOBUF_BELOW = (6, 33, 5), (8,)
@@ -82,6 +82,13 @@ def examine(distributions: Distributions, requires: Iterable[str] | None = None)
         _grpc(distributions),
         *_extras(distributions, [*requires]),
     ]
+
+
+def missing(extra: str, distributions: Distributions, requires: Iterable[str] | None = None) -> list[str]:
+    """The distributions that an extra brings and that are not installed."""
+    if requires is None:
+        requires = importlib.metadata.requires("deepmcat") or ()
+    return sorted(_needs(extra, [*requires]) - distributions.keys())
 
 
 def _python(distributions: Distributions) -> Check:
