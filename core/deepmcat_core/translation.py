@@ -3,14 +3,20 @@
 pydicom, Pillow, numpy and the codecs raise what the moment suggests: ValueError, AttributeError, KeyError,
 struct.error, RecursionError, MemoryError, zlib.error, their own. Their messages and warnings quote header values, so
 neither may get into an error of ours, a log or a terminal.
+
+Warnings filters belong to the whole process: `warnings.catch_warnings` in threads that overlap restores them in the
+wrong order, and silences what others have to say. So a filter of ours comes with the first thread and goes with the
+last, and matches in those threads alone. Left behind in a list that somebody else had saved, it matches nothing.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import cast
 
 import numpy as np
 
@@ -20,12 +26,28 @@ from deepmcat_core.errors import CorruptImage, ImageError, ImageTooLarge, Unsupp
 logging.getLogger("pydicom").propagate = False
 
 
+class _Quiet(threading.local):
+    """What stands for a regular expression in our filter: any message matches in a thread within `translated`."""
+
+    depth = 0  # of `translated` within itself; a thread's own
+
+    def match(self, message: str) -> bool:
+        """Whether to ignore a warning, asked by `warnings` in the thread that warns."""
+        return self.depth > 0
+
+
+_quiet = _Quiet()
+_FILTER = ("ignore", _quiet, Warning, None, 0)
+
+_threads = 0  # within `translated`
+_threads_lock = threading.Lock()
+
+
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise ImageError, from its cause, for anything that goes wrong inside; silence warnings."""
+    """Raise ImageError, from its cause, for anything that goes wrong inside; silence this thread's warnings."""
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
+        with _silence(), np.errstate(all="ignore"):
             yield
     except ImageError:
         raise
@@ -37,3 +59,29 @@ def translated() -> Iterator[None]:
         raise UnsupportedImage("the image is encoded in a way that is not read") from error
     except Exception as error:  # anything at all: a decoder must not be able to end a run or a stream
         raise CorruptImage("the image's bytes do not mean what they say; it cannot be decoded") from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    _quiet.depth += 1
+    try:
+        _count_threads(1 if _quiet.depth == 1 else 0)
+        yield
+    finally:
+        if _quiet.depth == 1:
+            _count_threads(-1)
+        _quiet.depth -= 1
+
+
+def _count_threads(change: int) -> None:
+    """Have the filter before all others while there are threads for it; others may have put theirs in front."""
+    global _threads
+    with _threads_lock:
+        _threads += change
+        filters = cast("list[object]", warnings.filters)
+        if _threads and filters and filters[0] is _FILTER:
+            return
+        with suppress(ValueError):  # somebody else has emptied the list, or put back one from before
+            filters.remove(_FILTER)
+        if _threads:
+            filters.insert(0, _FILTER)
