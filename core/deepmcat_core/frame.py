@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from numbers import Integral, Real
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,9 @@ class ImageFlag(StrEnum):
     TRANSFER_SYNTAX_GUESSED = "TRANSFER_SYNTAX_GUESSED"
 
 
+IntensityMode = Literal["percentile", "window"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intensity:
     """How monochrome values of more than display range become grey.
@@ -32,21 +36,39 @@ class Intensity:
     `percentile` stretches between two percentiles of the values that are not padding: robust, and the same for
     images with and without a window. `window` uses the image's own VOI LUT or window where it has one (PS3.3
     C.11.2) and falls back to the percentiles. Eight-bit PNG, JPEG and TIFF and colour images are grey already.
+    Raises ValueError for another mode, and for percentiles that are none or leave nothing between them.
     """
 
-    mode: Literal["percentile", "window"] = "percentile"
+    mode: IntensityMode = "percentile"
     low: float = 1.0
     high: float = 99.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no image could be stretched by."""
+        modes = get_args(IntensityMode)
+        if self.mode not in modes:
+            raise ValueError(f"intensity mode is {self.mode!r}; {' and '.join(modes)} are modes")
+        numbers = _is_number(self.low, Real) and _is_number(self.high, Real)
+        if not (numbers and 0 <= self.low < self.high <= 100):
+            raise ValueError(
+                f"intensity percentiles are {self.low!r} and {self.high!r}; two numbers are allowed, "
+                "0 or more and 100 or less, the low one below the high one"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramePolicy:
-    """Which frames of a multi-frame image are used: up to `count`, evenly spaced."""
+    """Which frames of a multi-frame image are used: up to `count`, evenly spaced.
+
+    Raises ConfigError for fewer than one, which a caller may ask for, and ValueError for what is no whole number.
+    """
 
     count: int = 3
 
     def __post_init__(self) -> None:
         """Refuse a policy that uses no frame."""
+        if not _is_number(self.count, Integral):
+            raise ValueError(f"a frame policy uses {self.count!r} frames; a whole number is allowed, 1 or more")
         if self.count < 1:
             raise ConfigError(f"a frame policy uses {self.count} frames; 1 or more are allowed")
 
@@ -134,3 +156,8 @@ class RawPlane:
 
 ImageSource = bytes | RawPlane
 """What can be decoded: a whole file, or a raw plane."""
+
+
+def _is_number(value: object, kind: type) -> bool:
+    """Whether a value, as JSON may hold any, is a number of a kind; true and false are of none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
