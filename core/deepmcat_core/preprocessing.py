@@ -52,7 +52,7 @@ class Preprocessing:
         scale = self.size / max(physical_height, width)
         new_height = min(self.size, max(1, round(physical_height * scale)))
         new_width = min(self.size, max(1, round(width * scale)))
-        grey = PillowImage.fromarray(np.ascontiguousarray(frame.pixels, dtype=np.float32), mode=None)
+        grey = PillowImage.fromarray(np.ascontiguousarray(frame.pixels, dtype=np.float32))
         fitted = grey.resize((new_width, new_height), PillowImage.Resampling.BILINEAR)
         plane = np.zeros((self.size, self.size), dtype=np.uint8)
         top, left = (self.size - new_height) // 2, (self.size - new_width) // 2
