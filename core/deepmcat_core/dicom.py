@@ -88,8 +88,25 @@ def _require_image(file: DicomFile) -> None:
         if file.outline.has_pixels:
             raise CorruptImage("the DICOM object breaks off within its pixel data")
         raise NotAnImage("the DICOM object has no pixel data")
-    if "SOPClassUID" not in file.dataset:  # required of every object there is (PS3.3 C.12.1)
-        raise CorruptImage("the DICOM object does not say what it is: it has no SOP Class UID")
+    _require_class(file)
+
+
+def _require_class(file: DicomFile) -> None:
+    """Refuse an object that does not say what it is, which every object has to (PS3.3 C.12.1).
+
+    A guess from what it holds would take for an image what only has pixels. The file meta group's word for it counts
+    where the data set has lost its own and still is an instance; one that is none is a fragment with a label on it.
+    """
+    if text(file.dataset, "RecognitionCode").startswith("ACR-NEMA") and not file.sop_class:
+        raise UnsupportedImage("the object is of ACR-NEMA, which came before DICOM and is not read")
+    if not file.sop_class:
+        raise CorruptImage(
+            "the DICOM object does not say what it is: neither it nor its file meta group has a SOP Class UID"
+        )
+    if "SOPClassUID" not in file.dataset and "SOPInstanceUID" not in file.dataset:
+        raise CorruptImage(
+            "the DICOM object does not say what it is: it has neither a SOP Class UID nor a SOP Instance UID"
+        )
 
 
 def _named(syntax: UID) -> str:
@@ -110,7 +127,8 @@ def _grey(file: DicomFile, frame: StoredFrame, intensity: Intensity) -> FloatPla
     if frame.values.ndim == 3:
         return _colour(frame, bits_stored=number(file.dataset, "BitsStored"))
     if frame.photometric == "PALETTE COLOR":
-        return read_palette(file.dataset, little_endian=little_endian).apply(frame.values)
+        signed = frame.values.dtype.kind == "i"
+        return read_palette(file.dataset, signed=signed, little_endian=little_endian).apply(frame.values)
     return monochrome(frame.values, file.dataset, frame.index, intensity, little_endian=little_endian)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from deepmcat_core.dicom_values import functional_group, item, number, text
+from deepmcat_core.dicom_values import functional_group, in_sign, item, number, text
 from deepmcat_core.frame import FloatPlane, Intensity
 from deepmcat_core.intensity import Mask, scale, stretch, unusable, working_type
 from deepmcat_core.lookup_table import read_lookup_table
@@ -31,7 +31,10 @@ def monochrome(
     if (not_numbers := unusable(values)) is not None:
         ignored = not_numbers if ignored is None else ignored | not_numbers
     inverted = is_inverted(dataset)
-    grey = _windowed(values, dataset, frame, little_endian=little_endian) if intensity.mode == "window" else None
+    grey = None
+    if intensity.mode == "window":
+        signed = may_be_negative(stored.dtype, dataset, frame)
+        grey = _windowed(values, dataset, frame, signed=signed, little_endian=little_endian)
     if grey is None:
         grey = stretch(values, intensity, ignored, inverted=inverted)
     elif inverted:
@@ -50,7 +53,9 @@ def padding(stored: Values, dataset: Dataset) -> Mask | None:
     if value is None:
         return None
     limit = number(dataset, f"{keyword}RangeLimit")
-    ends = [_as_stored(end, stored.dtype) for end in (value, value if limit is None else limit)]
+    ends = [value, value if limit is None else limit]
+    if stored.dtype.kind != "f":
+        ends = [in_sign(end, signed=stored.dtype.kind == "i", bits=8 * stored.dtype.itemsize) for end in ends]
     mask: Mask = (stored >= min(ends)) & (stored <= max(ends))
     return mask
 
@@ -62,7 +67,8 @@ def modality_values(stored: Values, dataset: Dataset, frame: int, *, little_endi
     """
     source = functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset
     if (table := item(source, "ModalityLUTSequence")) is not None:
-        return read_lookup_table(table, little_endian=little_endian).apply(stored)
+        lookup = read_lookup_table(table, signed=stored.dtype.kind != "u", little_endian=little_endian)
+        return lookup.apply(stored)
     values = stored.astype(working_type(stored.dtype))
     slope, intercept = number(source, "RescaleSlope"), number(source, "RescaleIntercept")
     if slope:
@@ -70,6 +76,18 @@ def modality_values(stored: Values, dataset: Dataset, frame: int, *, little_endi
     if intercept:
         values += intercept
     return values
+
+
+def may_be_negative(stored: np.dtype[Any], dataset: Dataset, frame: int) -> bool:
+    """Whether stored values of a type may become negative in the units of the modality, as Hounsfield units are."""
+    source = functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset
+    if item(source, "ModalityLUTSequence") is not None:
+        return False
+    if stored.kind == "f":
+        return True
+    slope, intercept = number(source, "RescaleSlope") or 1.0, number(source, "RescaleIntercept") or 0.0
+    ends = np.iinfo(stored)
+    return min(ends.min * slope, ends.max * slope) + intercept < 0
 
 
 def is_inverted(dataset: Dataset) -> bool:
@@ -96,11 +114,11 @@ def window(values: Values, centre: float, width: float, function: str) -> FloatP
     return _ramp(values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
 
 
-def _windowed(values: Values, dataset: Dataset, frame: int, *, little_endian: bool) -> FloatPlane | None:
+def _windowed(values: Values, dataset: Dataset, frame: int, *, signed: bool, little_endian: bool) -> FloatPlane | None:
     """Grey by the frame's VOI LUT or, failing that, its first window; None without a usable one."""
     source = functional_group(dataset, frame, "FrameVOILUTSequence") or dataset
     if (table := item(source, "VOILUTSequence")) is not None:
-        lookup = read_lookup_table(table, little_endian=little_endian)
+        lookup = read_lookup_table(table, signed=signed, little_endian=little_endian)
         return scale(lookup.apply(values), 0, lookup.top)
     centre, width = number(source, "WindowCenter"), number(source, "WindowWidth")
     if centre is None or width is None:
@@ -112,12 +130,3 @@ def _ramp(values: Values, low: float, high: float) -> FloatPlane:
     if low == high:
         return (values > low).astype(np.float32)
     return scale(values, low, high)
-
-
-def _as_stored(value: float, dtype: np.dtype[Any]) -> float:
-    """A padding value in the sign of the pixels: writers get the VR wrong, and -2000 arrives as 63536."""
-    if dtype.kind == "i" and value > np.iinfo(dtype).max:
-        return value - 2.0 ** (8 * dtype.itemsize)
-    if dtype.kind == "u" and value < 0:
-        return value + 2.0 ** (8 * dtype.itemsize)
-    return value

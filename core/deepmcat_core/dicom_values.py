@@ -28,6 +28,15 @@ def number(dataset: Dataset, keyword: str) -> float | None:
     return next(iter(numbers(dataset, keyword)), None)
 
 
+def in_sign(value: float, *, signed: bool, bits: int = 16) -> float:
+    """A whole number of so many bits in the sign it was meant in: writers get the VR wrong, and -2000 becomes 63536."""
+    if signed and value >= 2.0 ** (bits - 1):
+        return value - 2.0**bits
+    if not signed and value < 0:
+        return value + 2.0**bits
+    return value
+
+
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """The values of an element as text, stripped; () where there are none."""
     with suppress(ImageError), translated():

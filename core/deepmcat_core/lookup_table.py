@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from deepmcat_core.dicom_values import numbers
+from deepmcat_core.dicom_values import in_sign, numbers
 from deepmcat_core.errors import CorruptImage
 from deepmcat_core.frame import FloatPlane
 from deepmcat_core.intensity import luminance
@@ -35,9 +35,9 @@ class LookupTable:
         return self.entries[index]
 
 
-def read_lookup_table(item: Dataset, *, little_endian: bool) -> LookupTable:
-    """The table of an item of a Modality or VOI LUT Sequence. Raises CorruptImage."""
-    count, first, bits = _descriptor(item, "LUTDescriptor")
+def read_lookup_table(item: Dataset, *, signed: bool, little_endian: bool) -> LookupTable:
+    """The table of an item of a Modality or VOI LUT Sequence. signed: its input may be. Raises CorruptImage."""
+    count, first, bits = _descriptor(item, "LUTDescriptor", signed=signed)
     data = item.get("LUTData")
     if isinstance(data, bytes):
         entries = _unpacked(data, count, bits, little_endian=little_endian)
@@ -49,11 +49,12 @@ def read_lookup_table(item: Dataset, *, little_endian: bool) -> LookupTable:
     return LookupTable(entries=entries[:count], first=first, top=max(top, float(entries.max())))
 
 
-def read_palette(dataset: Dataset, *, little_endian: bool) -> LookupTable:
-    """The palette of a PALETTE COLOR image as luminance from 0 to 1. Raises CorruptImage."""
-    channels = []
+def read_palette(dataset: Dataset, *, signed: bool, little_endian: bool) -> LookupTable:
+    """The palette of a PALETTE COLOR image as luminance from 0 to 1. signed: its input is. Raises CorruptImage."""
+    channels, depths = [], []
     for colour in ("Red", "Green", "Blue"):
-        count, first, bits = _descriptor(dataset, f"{colour}PaletteColorLookupTableDescriptor")
+        count, first, bits = _descriptor(dataset, f"{colour}PaletteColorLookupTableDescriptor", signed=signed)
+        depths.append(bits)
         plain = dataset.get(f"{colour}PaletteColorLookupTableData")
         segmented = dataset.get(f"Segmented{colour}PaletteColorLookupTableData")
         if isinstance(plain, bytes) and plain:
@@ -65,17 +66,17 @@ def read_palette(dataset: Dataset, *, little_endian: bool) -> LookupTable:
     if not channels[0].size or len({channel.size for channel in channels}) != 1:
         raise CorruptImage("the palette of the DICOM object has no entries, or not the same number for every colour")
     colours = np.stack(channels, axis=1)  # (N, 3)
-    # Eight-bit entries are found in 16-bit words too, whatever the descriptor says.
-    white = 255.0 if colours.max() <= 255 else 65535.0
+    # Entries of a palette of 8 bits may fill words of 16; one of 16 bits may well be dark, and says what white is.
+    white = 255.0 if max(depths) <= 8 and colours.max() <= 255 else 65535.0
     return LookupTable(entries=luminance(colours, white), first=first, top=1.0)
 
 
-def _descriptor(item: Dataset, keyword: str) -> tuple[int, int, int]:
-    """Number of entries (0 means 65536), first mapped value, bits of an entry."""
+def _descriptor(item: Dataset, keyword: str, *, signed: bool) -> tuple[int, int, int]:
+    """Number of entries (0 means 65536), first mapped value in the sign of the input, bits of an entry."""
     descriptor = numbers(item, keyword)
     if len(descriptor) != 3:
         raise CorruptImage("a lookup table of the DICOM object has no descriptor of three numbers")
-    count, first, bits = (int(v) for v in descriptor)
+    count, first, bits = (int(in_sign(v, signed=s)) for v, s in zip(descriptor, (False, signed, False), strict=True))
     return (count if 0 < count <= MAX_ENTRIES else MAX_ENTRIES), first, bits
 
 

@@ -23,6 +23,11 @@ from deepmcat_core.dicom_values import number
 from deepmcat_core.errors import CorruptImage, UnsupportedImage
 from deepmcat_core.frame import Limits
 
+BITS_READ = (1, 8, 16, 32, 64)
+
+# Samples of 12 bits without gaps were allowed at first; 1 and the multiples of 8 are today (PS3.5 8.1.1).
+_BITS_LEGAL = frozenset({1, 12, *range(8, 65, 8)})
+
 ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 _RLE_EXPANSION = 64  # PS3.5 G.3: two bytes stand for 128 at most
@@ -61,8 +66,9 @@ def pixel_layout(dataset: Dataset, limits: Limits) -> PixelLayout:
     limits.check_plane(rows, columns)
     if samples not in (1, 3):
         raise UnsupportedImage(f"the DICOM image has {samples} samples per pixel; 1 and 3 are read")
-    if bits not in (1, 8, 16, 32, 64):
-        raise CorruptImage(f"the DICOM image has {bits} bits allocated; 1, 8, 16, 32 and 64 are allowed")
+    if bits not in BITS_READ:
+        error = UnsupportedImage if bits in _BITS_LEGAL else CorruptImage
+        raise error(f"the DICOM image has {bits} bits allocated; 1, 8, 16, 32 and 64 are read")
     if frames < 1:
         raise CorruptImage(f"the DICOM image has {frames} frames; 1 or more are allowed")
     return PixelLayout(rows=rows, columns=columns, samples=samples, bits=bits, frames=frames)

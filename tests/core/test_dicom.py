@@ -44,10 +44,10 @@ def item(**attributes: object) -> Dataset:
     return dataset
 
 
-def lut(entries: list[int], first: int = 0, bits: int = 16) -> Dataset:
+def lut(entries: list[int], first: int = 0, bits: int = 16, vr: str = "US") -> Dataset:
     """An item of a LUT sequence."""
     table = Dataset()
-    table.add_new("LUTDescriptor", "US", [len(entries), first, bits])
+    table.add_new("LUTDescriptor", vr, [len(entries), first, bits])
     table.add_new("LUTData", "OW", np.asarray(entries, dtype="<u2").tobytes())
     return table
 
@@ -142,6 +142,39 @@ def test_modality_lut_reaches_the_window(make_dicom, grey_of):
     data = make_dicom(STEPS, RescaleSlope=2, RescaleIntercept=-400, WindowCenter=0, WindowWidth=400)
 
     np.testing.assert_allclose(grey_of(data, mode="window"), [[0, 0, 0.5, 1, 1]], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("values", "first", "vr"),
+    [([-4, -3, -2], -4, "SS"), ([-4, -3, -2], 65532, "US"), ([65532, 65533, 65534], -4, "SS")],
+)
+def test_a_modality_lut_starts_in_the_sign_of_the_pixels(values, first, vr, make_dicom, grey_of):
+    """Writers get the VR of the first mapped value wrong: 65532 is -4 to signed pixels, and -4 is 65532 to others."""
+    stored = np.array([values], dtype=np.uint16 if min(values) > 0 else np.int16)
+    data = make_dicom(stored, ModalityLUTSequence=Sequence([lut([0, 50, 100], first, vr=vr)]))
+
+    np.testing.assert_allclose(grey_of(data), [[0, 0.5, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "first"),
+    [
+        ({"RescaleIntercept": -1024}, 65436),  # -100
+        ({"RescaleSlope": -1, "RescaleIntercept": 100}, 65336),  # -200
+        ({}, 100),
+        ({"RescaleIntercept": 40000}, 40000),
+    ],
+)
+def test_a_voi_lut_starts_in_the_sign_of_its_input(attributes, first, make_dicom, grey_of):
+    """It is signed where rescaling can make it so, whatever the pixels are (PS3.3 C.11.2.1.1)."""
+    start = first - 65536 if first > 65000 else first
+    stored = (start - attributes.get("RescaleIntercept", 0)) * attributes.get("RescaleSlope", 1)
+    values = stored + np.arange(3) * attributes.get("RescaleSlope", 1)
+    data = make_dicom(
+        values.astype(np.uint16).reshape(1, 3), VOILUTSequence=Sequence([lut([0, 32768, 65535], first)]), **attributes
+    )
+
+    np.testing.assert_allclose(grey_of(data, mode="window"), [[0, 0.5, 1]], atol=1e-4)
 
 
 @pytest.mark.parametrize(("slope", "expected"), [("-1", 1 - QUARTERS), ("0", QUARTERS), ("", QUARTERS)])
@@ -387,7 +420,7 @@ def test_a_palette_is_looked_up(width, make_dicom, grey_of):
 
 def test_a_segmented_palette_is_expanded(make_dicom, grey_of):
     """Discrete and linear segments, and one that repeats the others (PS3.3 C.7.9.2)."""
-    segments = [0, 2, 0, 0, 1, 2, 100, 2, 2, 0, 0]  # [0, 0], a line over 2 to 100, then both again
+    segments = [0, 2, 0, 0, 1, 2, 25700, 2, 2, 0, 0]  # [0, 0], a line over 2 to 25700, then both again
     tables = {}
     for colour in ("Red", "Green", "Blue"):
         tables[f"{colour}PaletteColorLookupTableDescriptor"] = [8, 0, 16]
@@ -395,6 +428,32 @@ def test_a_segmented_palette_is_expanded(make_dicom, grey_of):
     data = make_dicom(np.arange(8, dtype=np.uint8).reshape(1, 8), PhotometricInterpretation="PALETTE COLOR", **tables)
 
     np.testing.assert_allclose(grey_of(data) * 255, [[0, 0, 50, 100, 0, 0, 50, 100]], atol=1e-3)
+
+
+@pytest.mark.parametrize(("bits", "white"), [(8, 255), (16, 65535)])
+def test_a_dark_palette_stays_dark(bits, white, make_dicom, grey_of):
+    """Entries in words of 16 bits are of as many bits as the palette says, not of as many as its brightest needs."""
+    tables = {}
+    for colour in ("Red", "Green", "Blue"):
+        tables[f"{colour}PaletteColorLookupTableDescriptor"] = [3, 0, bits]
+        tables[f"{colour}PaletteColorLookupTableData"] = np.array([0, 100, 200], dtype="<u2").tobytes()
+    data = make_dicom(np.arange(3, dtype=np.uint8).reshape(1, 3), PhotometricInterpretation="PALETTE COLOR", **tables)
+
+    np.testing.assert_allclose(grey_of(data), [[0, 100 / white, 200 / white]], atol=1e-6)
+
+
+def test_a_palette_starts_in_the_sign_of_the_pixels(make_dicom, grey_of):
+    """As the other lookup tables do."""
+    tables = {}
+    for colour in ("Red", "Green", "Blue"):
+        tables[f"{colour}PaletteColorLookupTableDescriptor"] = [3, 65535, 16]
+        tables[f"{colour}PaletteColorLookupTableData"] = np.array([0, 32768, 65535], dtype="<u2").tobytes()
+    pixels = np.array([[-1, 0, 1]], dtype=np.int16)
+    data = make_dicom(pixels, PhotometricInterpretation="PALETTE COLOR", PixelRepresentation=0, **tables)
+    at = data.index(b"\x28\0\x03\1US") + 8  # Pixel Representation; pydicom writes the descriptors by it
+    data = data[:at] + b"\x01\0" + data[at + 2 :]
+
+    np.testing.assert_allclose(grey_of(data), [[0, 0.5, 1]], atol=1e-4)
 
 
 def test_a_palette_image_without_a_palette_is_corrupt(make_dicom, decode_image):
@@ -456,6 +515,42 @@ def test_an_object_without_pixels_is_not_an_image(make_dicom, decode_image):
 
     with pytest.raises(NotAnImage, match="no pixel data"):
         decode_image(without)
+
+
+SOP_CLASS, SOP_INSTANCE = b"\x08\0\x16\0UI", b"\x08\0\x18\0UI"
+
+
+def without_element(data: bytes, start: bytes) -> bytes:
+    """A file without its element, of a short form, that starts so."""
+    at = data.index(start)
+    return data[:at] + data[at + 8 + int.from_bytes(data[at + 6 : at + 8], "little") :]
+
+
+def test_the_file_meta_group_may_say_what_the_data_set_does_not(make_dicom, decode_image):
+    """An instance that has lost its SOP class is read, and judged, by the one that the file states."""
+    image = decode_image(without_element(make_dicom(STEPS), SOP_CLASS))
+    capture = make_dicom(STEPS, SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+
+    np.testing.assert_allclose(image.frames[0].pixels, QUARTERS, atol=1e-6)
+    assert ImageFlag.SECONDARY_CAPTURE in decode_image(without_element(capture, SOP_CLASS)).flags
+    with pytest.raises(NotAnImage):
+        decode_image(without_element(make_dicom(STEPS, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33"), SOP_CLASS))
+
+
+def test_pixels_of_an_object_that_does_not_say_what_it_is_are_corrupt(make_dicom, decode_image):
+    """Neither data set nor file has a SOP class; or the file has one, around what is no instance of anything."""
+    with pytest.raises(CorruptImage, match="neither it nor its file meta group has a SOP Class UID"):
+        decode_image(without_element(make_dicom(STEPS, bare=True), SOP_CLASS))
+    with pytest.raises(CorruptImage, match="neither a SOP Class UID nor a SOP Instance UID"):
+        decode_image(without_element(without_element(make_dicom(STEPS), SOP_CLASS), SOP_INSTANCE))
+
+
+def test_what_came_before_dicom_is_unsupported(make_dicom, decode_image):
+    """ACR-NEMA had no SOP classes and is not damaged for that."""
+    data = without_element(make_dicom(STEPS, bare=True, RecognitionCode="ACR-NEMA 2.0"), SOP_CLASS)
+
+    with pytest.raises(UnsupportedImage, match="ACR-NEMA"):
+        decode_image(data)
 
 
 @pytest.mark.parametrize(
@@ -537,6 +632,9 @@ def test_syntaxes_that_are_not_read_are_unsupported(syntax, make_dicom, decode_i
         ({"Rows": 0}, CorruptImage),
         ({"Rows": 9}, CorruptImage),
         ({"BitsAllocated": 7}, CorruptImage),
+        ({"BitsAllocated": 0}, CorruptImage),
+        ({"BitsAllocated": 12}, UnsupportedImage),
+        ({"BitsAllocated": 24}, UnsupportedImage),
         ({"SamplesPerPixel": 4}, UnsupportedImage),
         ({"SamplesPerPixel": 3}, CorruptImage),
         ({"NumberOfFrames": 50000}, CorruptImage),
@@ -545,19 +643,12 @@ def test_syntaxes_that_are_not_read_are_unsupported(syntax, make_dicom, decode_i
         ({"PhotometricInterpretation": "NONSENSE"}, CorruptImage),
         ({"PixelData": b""}, CorruptImage),
         ({"PixelData": b"12"}, CorruptImage),
-        ({"SOPClassUID": None}, CorruptImage),
     ],
 )
 def test_headers_that_do_not_fit_the_pixels_are_refused(attributes, error, make_dicom, decode_image):
     """Lying about sides, samples, bits or frames is an error, not an allocation."""
-    sop_class = attributes.get("SOPClassUID", "")
-    data = make_dicom(STEPS, **{key: value for key, value in attributes.items() if value is not None})
-    if sop_class is None:
-        at = data.index(b"\x08\x00\x16\x00")
-        data = data[:at] + data[at + 8 + int.from_bytes(data[at + 6 : at + 8], "little") :]
-
     with pytest.raises(error):
-        decode_image(data)
+        decode_image(make_dicom(STEPS, **attributes))
 
 
 def test_more_frames_than_fragments_are_refused_unread(make_dicom, decode_image):
