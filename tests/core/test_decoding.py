@@ -5,7 +5,12 @@ from __future__ import annotations
 import io
 import itertools
 import struct
+import sys
+import threading
+import warnings
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -22,6 +27,7 @@ from deepmcat_core.errors import (
     UnsupportedImage,
 )
 from deepmcat_core.frame import FramePolicy, Intensity, Limits, RawPlane
+from deepmcat_core.translation import translated
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -209,6 +215,34 @@ def test_a_policy_of_no_frames_is_refused():
         FramePolicy(count=0)
 
 
+@pytest.mark.parametrize("count", ["3", 2.5, None, True])
+def test_a_policy_of_no_number_of_frames_is_refused(count):
+    """What a manifest says is not made into a number."""
+    with pytest.raises(ValueError, match="whole number"):
+        FramePolicy(count=count)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mode": "auto"},
+        {"mode": ["window"]},
+        {"low": -1},
+        {"high": 100.5},
+        {"low": 50, "high": 50},
+        {"low": 99, "high": 1},
+        {"low": "1"},
+        {"high": None},
+        {"low": False},
+        {"high": float("nan")},
+    ],
+)
+def test_an_intensity_that_stretches_nothing_is_refused(wrong):
+    """When it is made, in one sentence, and not by every image that it is for."""
+    with pytest.raises(ValueError, match=r"^intensity (mode is|percentiles are) "):
+        Intensity(**wrong)
+
+
 @given(count=st.integers(1, 100), total=st.integers(1, 100_000))
 def test_a_frame_policy_chooses_different_frames_in_order(count, total):
     """Indices increase strictly, are in range, and are as many as asked for or as there are."""
@@ -230,3 +264,77 @@ def test_no_bytes_raise_anything_but_our_errors(data, magic):
     except ImageError:
         return
     assert all(np.isfinite(frame.pixels).all() for frame in image.frames)
+
+
+# --- from several threads ---
+
+
+@pytest.fixture
+def threads() -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
+    """Two of them, by name."""
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        yield first, second
+
+
+def test_threads_that_decode_leave_warnings_as_they_were(make_dicom):
+    """Eight threads, sixty images each, with a header to warn of: no filter stays, and nothing is heard."""
+    with warnings.catch_warnings(action="ignore"):
+        data = make_dicom(RAMP, SpecificCharacterSet="NONSENSE")
+    before = list(warnings.filters)
+    start = threading.Barrier(8)
+
+    def run() -> None:
+        start.wait()
+        for _ in range(60):
+            decode(data, intensity=Intensity(), frames=FramePolicy(), limits=Limits())
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for future in [pool.submit(run) for _ in range(8)]:
+                future.result()
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert warnings.filters == before
+
+
+def test_threads_that_overlap_leave_warnings_as_they_were(threads):
+    """The one that came first may leave first."""
+    before = list(warnings.filters)
+    contexts = [translated(), translated()]
+
+    for thread, context in zip(threads, contexts, strict=True):
+        thread.submit(context.__enter__).result()
+    for thread, context in zip(threads, contexts, strict=True):
+        thread.submit(context.__exit__, None, None, None).result()
+
+    assert warnings.filters == before
+
+
+def test_only_the_thread_that_decodes_is_silenced(threads):
+    """What other threads have to say, meanwhile and afterwards, is heard."""
+    decoding, other = threads
+    context = translated()
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        decoding.submit(context.__enter__).result()
+        for thread, said in ((decoding, "within"), (other, "meanwhile")):
+            thread.submit(warnings.warn, said, stacklevel=1).result()
+        decoding.submit(context.__exit__, None, None, None).result()
+        decoding.submit(warnings.warn, "afterwards", stacklevel=1).result()
+
+    assert [str(warning.message) for warning in heard] == ["meanwhile", "afterwards"]
+
+
+def test_a_silence_that_somebody_else_has_saved_is_harmless(threads, recwarn):
+    """Filters saved while a thread decodes, and put back when it has ended, silence nobody."""
+    decoding, _ = threads
+    context = translated()
+    decoding.submit(context.__enter__).result()
+    with warnings.catch_warnings():
+        decoding.submit(context.__exit__, None, None, None).result()
+    warnings.warn("afterwards", stacklevel=1)
+
+    assert [str(warning.message) for warning in recwarn.list] == ["afterwards"]
