@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepmcat_core.cpus import available_cpus
 from deepmcat_core.engine import LARGEST_BATCH, Floats, Images, batches, checked_embeddings, checked_images
 from deepmcat_core.errors import ArtifactDamaged, InferenceError, MissingExtra
 
@@ -25,7 +25,7 @@ class OnnxEngine:
 
     def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
         """threads: all the CPUs that this process may use where None. Raises MissingExtra, ArtifactDamaged."""
-        self._session: Any = _session(model, threads or _cpus())
+        self._session: Any = _session(model, threads or available_cpus())
         shapes = {value.name: value.shape for value in (*self._session.get_inputs(), *self._session.get_outputs())}
         if shapes.keys() != {INPUT, OUTPUT} or len(shapes[INPUT]) != 4 or len(shapes[OUTPUT]) != 2:
             raise ArtifactDamaged(f"the ONNX engine does not map {INPUT!r} to {OUTPUT!r}")
@@ -77,7 +77,3 @@ def _session(model: Path | bytes, threads: int) -> Any:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         raise ArtifactDamaged(f"ONNX Runtime {onnxruntime.__version__} cannot load the ONNX engine") from error
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
