@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -13,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from deepmcat_core import config
+from deepmcat_core.cpus import available_cpus
 from deepmcat_core.errors import ConfigError
 from deepmcat_core.frame import Limits
 
@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     @property
     def workers(self) -> int:
         """The number of decoding workers."""
-        return self.decode_workers or os.cpu_count() or 1
+        return self.decode_workers or available_cpus()
 
     @classmethod
     def settings_customise_sources(
