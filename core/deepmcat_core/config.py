@@ -14,6 +14,8 @@ from deepmcat_core.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_OUR_OWN = "Value error, "  # what pydantic puts before the sentence of a ValueError that a validator of ours raises
+
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """A sentence for an unknown word: the near one, and all that are known."""
@@ -79,7 +81,15 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
     *path, key = [str(part) for part in first["loc"]] or [""]
     if first["type"] == "extra_forbidden":
         return f"there is no setting {'.'.join([*path, key])!r}.{suggest(key, _known(model, path))}"
-    return f"setting {'.'.join([*path, key])!r} is {first['input']!r}: {first['msg'].lower()}"
+    message = _uncapitalised(first["msg"].removeprefix(_OUR_OWN))
+    if not first["loc"]:  # what several settings have to be together
+        return message
+    return f"setting {'.'.join([*path, key])!r} is {first['input']!r}: {message}"
+
+
+def _uncapitalised(message: str) -> str:
+    """The sentence as it goes on after a colon; a word all in capitals stays."""
+    return message if message[:2].isupper() else message[:1].lower() + message[1:]
 
 
 def _known(model: type[BaseModel], path: Sequence[str]) -> list[str]:

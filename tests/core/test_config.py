@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from deepmcat_core import config
 from deepmcat_core.errors import ConfigError
@@ -20,6 +20,24 @@ class Outer(BaseModel):
     model_config = ConfigDict(extra="forbid")
     epochs: int = Field(default=3, ge=1)
     inner: Inner = Inner()
+
+
+class Checked(BaseModel):
+    low: int = 1
+    high: int = 2
+
+    @field_validator("low")
+    @classmethod
+    def _even(cls, value: int) -> int:
+        if value == 4:
+            raise ValueError("DICOM has no 4")
+        return value
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Checked:
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low}, above high, which is {self.high}")
+        return self
 
 
 def test_settings_are_typed_and_nested() -> None:
@@ -62,6 +80,21 @@ def test_wrong_settings_are_explained(data: dict[str, object], sentence: str) ->
         config.validate(Outer, data)
 
     assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"low": 4}, "setting 'low' is 4: DICOM has no 4"),
+        ({"low": 3}, "low is 3, above high, which is 2"),
+    ],
+)
+def test_our_own_rules_speak_for_themselves(data: dict[str, object], sentence: str) -> None:
+    """The sentence of a validator stands as it is; one over several settings needs no setting's name before it."""
+    with pytest.raises(ConfigError) as caught:
+        config.validate(Checked, data)
+
+    assert str(caught.value) == sentence
 
 
 def test_files(tmp_path: Path) -> None:
