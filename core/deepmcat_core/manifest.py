@@ -27,7 +27,8 @@ class Manifest:
     """The content of manifest.json.
 
     training: recipe, config, commit, seed, scores. decoders: "name version" of what decoded the training images.
-    equality_gate: what the ONNX engine was measured at, None where the artifact has none. files: path → SHA-256.
+    equality_gate: what the ONNX engine was measured at, None where there was none to measure; one that did not pass is
+    not in the artifact. files: path → SHA-256.
     """
 
     created_at: str

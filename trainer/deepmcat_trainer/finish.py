@@ -85,7 +85,7 @@ class Finished:
     linkage: str
     catalog: Catalog
     calibration: Calibration
-    gate: Gate | None
+    gate: Gate | None  # of an ONNX engine that could be measured, passed or not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +126,7 @@ def finish(
     if gate is not None and not gate.passed:
         _say(console, f"no ONNX engine: {gate.failure()}; a CPU will use torch")
     if gate is None or not gate.passed:
-        onnx, gate = None, None
+        onnx = None
         made = _cluster(reference, dataset, final)
     assert made is not None
     catalog = _catalog(made, dataset, min(final.categories or made.cut.k, made.fine.k))
