@@ -280,12 +280,17 @@ def test_a_warning_is_said_once(tmp_path):
     assert made.said.getvalue().count("warning: one cluster holds") == 1
 
 
-def test_embed_takes_an_engine_or_an_encoder(engine):
-    """Both give a row per index, in order; no index, no row."""
+def test_embeddings_are_in_the_order_of_the_indices(engine):
+    """A row per index, whatever the batches."""
     pixels = np.random.default_rng(0).integers(0, 256, size=(20, 32, 32), dtype=np.uint8)
     rows = np.array([7, 3, 11])
-    encoder = Encoder(EncoderSpec(name="tiny"), Tiny())
 
     assert np.allclose(embed(engine, pixels, rows, description="", batch_size=2), engine.embed(pixels[rows][:, None]))
-    assert embed(encoder, pixels, rows, description="").shape == (3, 16)
-    assert embed(encoder, pixels, rows[:0], description="").shape == (0, 16)
+
+
+def test_an_empty_split_is_embedded_without_a_word(engine, capsys):
+    """No index, no row, and no line about it."""
+    none = embed(engine, np.zeros((20, 32, 32), np.uint8), np.arange(0), description="embedding nothing")
+
+    assert none.shape == (0, engine.dim)
+    assert capsys.readouterr().err == ""

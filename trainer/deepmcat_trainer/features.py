@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deepmcat_core.engine import LARGEST_BATCH
+from deepmcat_core.engine import LARGEST_BATCH, Engine
 from deepmcat_trainer.progress import progress
 
 Floats = npt.NDArray[np.float32]
@@ -21,14 +20,6 @@ Pixels = npt.NDArray[np.uint8]
 
 BATCH = 256
 DEVICE_SHARE = 0.4  # of a GPU's free memory that images may take; the rest is for the encoder
-
-
-class Embeds(Protocol):
-    """What turns images (B, 1, S, S) uint8 into embeddings (B, D): an engine."""
-
-    def embed(self, images: Pixels) -> Floats:
-        """One embedding per image."""
-        ...
 
 
 class SplitImages:
@@ -71,23 +62,20 @@ class SplitImages:
         return len(self._indices) * self.size**2 < DEVICE_SHARE * free
 
 
-def embed(
-    source: Embeds | nn.Module, images: Pixels, indices: Ints, *, description: str, batch_size: int = BATCH
-) -> Floats:
-    """Embeddings (n, D) of the images at `indices`, with a progress bar.
+def embed(engine: Engine, images: Pixels, indices: Ints, *, description: str, batch_size: int = BATCH) -> Floats:
+    """Embeddings (n, D) of the images at `indices`, with a progress bar where there are any.
 
-    source: an engine, or a torch encoder on whatever device it is on. images: (N, S, S) uint8, may be memory-mapped.
+    images: (N, S, S) uint8, may be memory-mapped.
     """
-    function = _module_embed(source) if isinstance(source, nn.Module) else source.embed
-    parts = []
+    embeddings = np.empty((len(indices), engine.dim), dtype=np.float32)
+    if len(indices) == 0:
+        return embeddings
     with progress(description, total=len(indices)) as advance:
         for start in range(0, len(indices), batch_size):
             rows = indices[start : start + batch_size]
-            parts.append(function(np.ascontiguousarray(images[rows])[:, None]))
+            embeddings[start : start + len(rows)] = engine.embed(np.ascontiguousarray(images[rows])[:, None])
             advance(len(rows))
-    if not parts:
-        return function(np.empty((0, 1, *images.shape[1:]), dtype=np.uint8))
-    return np.concatenate(parts)
+    return embeddings
 
 
 @contextmanager
@@ -102,15 +90,3 @@ def feature_store(n: int, dim: int, *, memory_mb: int, folder: Path) -> Iterator
         yield np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, dim))
     finally:
         path.unlink(missing_ok=True)
-
-
-def _module_embed(encoder: nn.Module) -> Callable[[Pixels], Floats]:
-    device = next(encoder.parameters()).device
-    encoder.eval()
-
-    @torch.inference_mode()
-    def function(pixels: Pixels) -> Floats:
-        embeddings: Tensor = encoder(torch.from_numpy(pixels).to(device))
-        return embeddings.float().cpu().numpy()
-
-    return function
