@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -52,6 +53,20 @@ def test_the_newest_replaces_the_one_before(tmp_path):
     checkpoint(2).save(tmp_path)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "epoch-0002.safetensors"]
+
+
+def test_a_full_disk_is_one_sentence_and_costs_no_finished_epoch(tmp_path):
+    """Where an epoch cannot be written, the one before stays in force."""
+    checkpoint(1).save(tmp_path)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, old[1]))
+    try:
+        with pytest.raises(ConfigError, match=r"cannot write to .*; make room there, and --resume goes on"):
+            checkpoint(2).save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+    assert Checkpoint.load(tmp_path).epoch == 1
 
 
 def test_a_kill_while_saving_leaves_the_epoch_before(tmp_path):

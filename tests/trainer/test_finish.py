@@ -201,12 +201,44 @@ def test_the_evaluate_command_writes_json_and_a_table(made, tmp_path, capsys):
     assert "60 images of 3 classes" in capsys.readouterr().out
 
 
+def test_the_evaluate_command_refuses_what_it_cannot_do_before_it_begins(made, tmp_path, capsys):
+    """A split that is none, with the near one; a file that cannot be written, and one that can be is left as it was."""
+    artifact, dataset = made.folder / "artifact", made.folder / "dataset"
+    (tmp_path / "old.json").write_text("old")
+    with pytest.raises(ConfigError, match=r"--split is 'tets'. Did you mean 'test'"):
+        evaluate_command.command(artifact, dataset, split="tets", device="cpu")
+    for file in (tmp_path, Path("/proc/self/scores.json"), tmp_path / "old.json" / "scores.json"):
+        with pytest.raises(ConfigError, match=r"cannot write to .*; choose another --json"):
+            evaluate_command.command(artifact, dataset, file, device="cpu")
+    with pytest.raises(ConfigError, match="CUDA devices"):
+        evaluate_command.command(artifact, dataset, tmp_path / "old.json", device="cuda:99")
+
+    assert (tmp_path / "old.json").read_text() == "old"
+    assert capsys.readouterr() == ("", "")
+
+
 def test_the_sheets_command_writes_a_page_per_category(made, tmp_path, capsys):
     """`deepmcat sheets ARTIFACT DATASET --out DIR`."""
     sheets_command.command(made.folder / "artifact", made.folder / "dataset", tmp_path / "sheets", device="cpu")
     ids = {c.id for c in made.artifact.catalog.active}
     assert {path.stem[-len("c-0123456789abcdef") :] for path in (tmp_path / "sheets").iterdir()} == ids
     assert "3 contact sheets" in capsys.readouterr().out
+
+
+def test_sheets_go_to_a_folder_of_their_own(made, tmp_path, capsys):
+    """Images of patients are not put among other things; an empty folder will do."""
+    artifact, dataset = made.folder / "artifact", made.folder / "dataset"
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("")
+    with pytest.raises(ConfigError, match=r"home is not empty.*choose a new folder"):
+        sheets_command.command(artifact, dataset, tmp_path / "home", device="cpu")
+    with pytest.raises(ConfigError, match=r"cannot write to .*; choose another --out"):
+        sheets_command.command(artifact, dataset, tmp_path / "home" / "letter.txt", device="cpu")
+    assert capsys.readouterr() == ("", "")
+    (tmp_path / "home" / "letter.txt").unlink()
+
+    sheets_command.command(artifact, dataset, tmp_path / "home", device="cpu")
+    assert len(list((tmp_path / "home").glob("*.png"))) == 3
 
 
 def test_another_preprocessing_is_refused(made, tmp_path, make_dataset):
@@ -231,13 +263,14 @@ def test_a_split_without_labelled_images_is_refused(made, tmp_path, make_dataset
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 9, 60])
-def test_few_images_make_an_artifact_without_verdicts(tmp_path, make_dataset, n):
+def test_few_images_make_an_artifact_without_verdicts(tmp_path, make_dataset, capsys, n):
     """Any number of images, no calibration split: it loads and says that it gives no verdicts."""
     make_dataset(tmp_path / "dataset", images_of(np.arange(n) % 3), ["fit"] * n)
     made = run(tmp_path, tmp_path / "dataset")
     assert made.finished.fine_k <= max(1, n // 3)
     assert not made.artifact.calibration.has_verdicts
     assert "No outlier verdicts" in made.artifact.calibration.note()
+    assert "embedding the calibration split" not in capsys.readouterr().err
     assert made.artifact.catalog.active[0].name == "Category 1"
 
 
@@ -258,11 +291,15 @@ def test_an_encoder_that_cannot_be_exported_goes_without_onnx(tmp_path, make_dat
 
 
 def test_an_onnx_engine_that_differs_is_left_out(tmp_path, make_dataset):
-    """The gate catches it; clusters and self-test are those of torch, and one line says so."""
+    """The gate catches it and is on record; clusters and self-test are those of torch, and one line says so."""
     make_dataset(tmp_path / "dataset", images_of(np.arange(60) % 3), ["fit"] * 60)
     made = run(tmp_path, tmp_path / "dataset", Encoder(EncoderSpec(name="fickle"), Fickle()))
     assert made.artifact.onnx is None
-    assert made.finished.gate is None
+    assert not made.finished.gate.passed
+    assert made.artifact.manifest.equality_gate == made.finished.gate.to_json()
+    assert "engines/encoder.onnx" not in made.artifact.manifest.files
+    with pytest.raises(ConfigError, match="the artifact has no ONNX engine"):
+        open_engine(made.artifact, device="cpu", engine="onnx")
     assert "no ONNX engine: its lowest cosine to torch is" in made.said
     (tmp_path / "other").mkdir()
     expected = run(tmp_path / "other", tmp_path / "dataset", pixel_encoder())

@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ from deepmcat_core.decode_pool import DecodePool
 from deepmcat_core.errors import ConfigError
 from deepmcat_core.planes import ReadOptions, read_planes
 from deepmcat_core.preprocessing import Preprocessing
+from deepmcat_trainer.commands.prepare import command
 from deepmcat_trainer.dataset import Dataset
 from deepmcat_trainer.locations import WholeFile
 from deepmcat_trainer.prepare import PrepareOptions, prepare
@@ -408,7 +410,7 @@ def test_ids_come_from_the_key(archive: Path, options: Make, tmp_path: Path, run
     ("setup", "message"),
     [
         (lambda root: None, "there is nothing at"),
-        (lambda root: root.mkdir(), "there is no file in"),
+        (lambda root: root.mkdir(), "there is no file in .* SOURCE is a folder, a tar or zip archive, an @list"),
         (lambda root: (root.mkdir(), (root / "notes.md").write_text("x" * 200)), "none of the 1 files of"),
     ],
 )
@@ -421,6 +423,63 @@ def test_nothing_to_prepare(
     with pytest.raises(ConfigError, match=message):
         run(options(tmp_path / "archive"))
     assert not [path for path in tmp_path.iterdir() if "dataset" in path.name]
+
+
+def test_a_damaged_archive_is_no_wrong_format(tmp_path: Path, options: Make, run: Run) -> None:
+    """Where archives gave nothing because they are damaged, that is the sentence, and what to do about it."""
+    (tmp_path / "bad.tar").write_bytes(b"this is no tar" * 100)
+
+    with pytest.raises(ConfigError, match=r"bad\.tar: a damaged archive \(CORRUPT_ARCHIVE 1\); copy or pack") as caught:
+        run(options(tmp_path / "bad.tar"))
+    assert "DICOM" not in str(caught.value)
+
+
+def test_wrong_paths_of_a_list_are_told_as_such(tmp_path: Path, options: Make, run: Run) -> None:
+    """A list whose paths lead nowhere: what its paths are relative to."""
+    (tmp_path / "list.txt").write_text("nowhere/1.dcm\nnowhere/2.dcm\n")
+
+    with pytest.raises(
+        ConfigError, match=r"2 files that are missing.*\(UNREADABLE 2\).*relative to the list"
+    ) as caught:
+        run(options(tmp_path / "list.txt"))
+    assert "DICOM" not in str(caught.value)
+
+
+def test_mixed_reasons_have_all_their_ways_out(tmp_path: Path, options: Make, run: Run) -> None:
+    """A damaged archive beside a text: the formats that are read, and what to do about the archive."""
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive/bad.zip").write_bytes(b"this is no zip" * 100)
+    (tmp_path / "archive/notes.md").write_text("x" * 200)
+
+    with pytest.raises(ConfigError, match=r"none of the 2 files of .*pack damaged archives anew.*DICOM, PNG"):
+        run(options(tmp_path / "archive"))
+
+
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="needs a folder in which nobody can make another")
+def test_a_place_that_cannot_be_written_is_told_at_once(archive: Path, options: Make, run: Run) -> None:
+    """Root may write anywhere by its permissions, and still not there; no folder can take a mounted disk's place."""
+    with pytest.raises(ConfigError, match=r"cannot write to /proc: .*; choose another --out"):
+        run(options(archive, out=Path("/proc/z")))
+    with pytest.raises(ConfigError, match=r"/proc is where a disk is mounted.* choose --out /proc/dataset"):
+        run(options(archive, out=Path("/proc")))
+
+
+def test_a_name_that_is_taken_meanwhile_costs_no_decoding(
+    archive: Path, options: Make, run: Run, pool: DecodePool
+) -> None:
+    """The complete dataset waits for its name: the same command ends the run without reading anything again."""
+    given = options(archive)
+
+    class Taking(io.StringIO):
+        def write(self, text: str) -> int:
+            (given.out / "mine").mkdir(parents=True, exist_ok=True)
+            return super().write(text)
+
+    with pytest.raises(ConfigError, match="the dataset is complete, but cannot be given its name"):
+        prepare(given, console=Console(file=Taking()), pool=pool)
+    (given.out / "mine").rmdir()
+
+    assert (run(given).read, len(Dataset.open(given.out))) == (0, 8)
 
 
 @pytest.mark.parametrize(
@@ -454,6 +513,24 @@ def test_a_dataset_is_never_overwritten(archive: Path, options: Make, tmp_path: 
         run(options(archive, out=tmp_path / "other"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"intensity": "windo"}, "--intensity is 'windo'. Did you mean 'window'? Known: percentile, window."),
+        ({"workers": 0}, "--workers is 0; it takes 1 or more"),
+        ({"frames": 1000}, "--frames is 1000; 1 to 64 is allowed"),
+        ({"split": "60/10"}, "--split is '60/10'; it takes FIT/CALIBRATION/TEST in percent, such as 60/10/30"),
+    ],
+)
+def test_wrong_options_are_sentences(tmp_path: Path, arguments: dict[str, Any], sentence: str) -> None:
+    """What was given, what is allowed, and the near word, before anything is read."""
+    with pytest.raises(ConfigError) as caught:
+        command([str(tmp_path)], tmp_path / "dataset", **arguments)
+
+    assert str(caught.value) == sentence
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_keys_are_checked(archive: Path, options: Make, tmp_path: Path, run: Run) -> None:
     """A key that is missing or too short to be one is refused."""
     (tmp_path / "short.key").write_bytes(b"short")
@@ -465,11 +542,11 @@ def test_keys_are_checked(archive: Path, options: Make, tmp_path: Path, run: Run
 
 
 def test_summary_tells_what_happened(archive: Path, options: Make, run: Run) -> None:
-    """The summary counts images, rows, duplicates, failures by reason and splits, and warns of an empty split."""
+    """The summary counts frames, images, duplicates, failures by reason and splits, and warns of an empty split."""
     text = "\n".join(run(options(archive, shares=Shares(fit=98, calibration=1, test=1))).lines())
 
-    assert "8 rows of 7 images" in text
-    assert "duplicates left out  1" in text
+    assert "9 frames of 7 images: 8 kept, 1 duplicates left out" in text
+    assert "files, failed        2 (CORRUPT_IMAGE 1, UNSUPPORTED_IMAGE 1)" in text
     assert "report.jsonl" in text
     assert "warning: the split calibration and test is empty" in text
 

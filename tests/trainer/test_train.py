@@ -118,16 +118,24 @@ def test_the_artifact_says_how_it_was_made(made):
     assert [path.name for path in made.folder.iterdir()] == ["a"]
 
 
-def test_settings_come_from_the_file_and_flags_win(dataset, tmp_path, capsys):
-    """The file may name the recipe; --set is over it. With nothing to resume, --resume says so and begins."""
+def test_settings_come_from_the_file_and_flags_win(dataset, tmp_path):
+    """The file may name the recipe; --set is over it."""
     config = tmp_path / "train.toml"
     config.write_text('recipe = "deepmcat2021-small"\nepochs = 1\nk = 4\npca_dim = 8\n[final]\nfine_k = 6\n')
-    train(dataset, tmp_path / "a", config=config, set_=["k=5"], device="cpu", resume=True)
+    train(dataset, tmp_path / "a", config=config, set_=["k=5"], device="cpu")
     made = Artifact.load(tmp_path / "a").manifest
 
     assert (made.training["config"]["k"], made.training["config"]["epochs"]) == (5, 1)
     assert made.k <= 6
-    assert "nothing to resume" in capsys.readouterr().err
+
+
+def test_nothing_to_resume_is_no_new_beginning(dataset, tmp_path):
+    """A slip in --out does not cost the hours of training anew: the missing folder is named, and the way out."""
+    with pytest.raises(ConfigError, match=r"there is no .*slip\.run; correct --out, or leave --resume away"):
+        train(dataset, tmp_path / "slip", resume=True, **SMALL)
+    (tmp_path / "a.run").mkdir()
+    with pytest.raises(ConfigError, match=r"a\.run has no finished epoch; correct --out, or leave --resume away"):
+        train(dataset, tmp_path / "a", resume=True, **SMALL)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +171,19 @@ def test_paths_that_cannot_be_are_refused_at_once(dataset, tmp_path):
         train(tmp_path / "nowhere", tmp_path / "a", **SMALL)
     with pytest.raises(ConfigError, match="exists already"):
         train(dataset, tmp_path / "taken", **SMALL)
-    with pytest.raises(ConfigError, match="cannot write to"):
+    with pytest.raises(ConfigError, match=r"cannot write to .*; choose another --out"):
         train(dataset, tmp_path / "file" / "a", **SMALL)
+    with pytest.raises(ConfigError, match=r"cannot write to .*; choose another --out"):
+        train(dataset, tmp_path / ("a" * 300), **SMALL)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can make another")
+def test_a_place_where_even_root_cannot_write_is_told_before_training(dataset, capsys):
+    """Permissions that say yes are not believed: nothing is trained before a folder could be made there."""
+    with pytest.raises(ConfigError, match=r"cannot write to /proc: .*; choose another --out"):
+        train(dataset, Path("/proc/z"), **SMALL)
+
+    assert capsys.readouterr().err == ""
 
 
 def test_too_few_images_name_the_recipe_that_needs_none(make_dataset, tmp_path):
@@ -237,10 +256,15 @@ def interfering(act):
 
 
 def test_the_default_recipe_is_named_in_one_line(dataset, tmp_path, capsys):
-    """Whoever names no recipe reads which it is, and the others."""
-    with pytest.raises(ConfigError):
+    """Whoever names no recipe reads which it is, and the others, once everything given has been checked."""
+    with pytest.raises(ConfigError, match="no setting 'no'"):
         train(dataset, tmp_path / "a", set_=["no=1"])
+    with pytest.raises(ConfigError, match="there is no dataset"):
+        train(tmp_path / "nowhere", tmp_path / "a")
+    assert capsys.readouterr().err == ""
 
+    with pytest.raises(ConfigError):
+        train(dataset, tmp_path / "a", set_=[f"encoder=hf:{tmp_path}/nowhere"])
     assert capsys.readouterr().err.startswith("recipe ")
 
 

@@ -82,7 +82,19 @@ class Checkpoint:
         return len(self.history)
 
     def save(self, folder: Path) -> None:
-        """Put this checkpoint in force in `folder` and remove the one before."""
+        """Put this checkpoint in force in `folder` and remove the one before.
+
+        Raises ConfigError where it cannot be written.
+        """
+        try:
+            self._save(folder)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write to {folder}: {error.strerror}; make room there, and --resume goes on after the last "
+                "epoch that it holds"
+            ) from error
+
+    def _save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"epoch-{self.epoch:04d}.safetensors"
         tensors = safetensors.torch.save(self._tensors())

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from deepmcat_core.cpus import available_cpus
 from deepmcat_core.decode_pool import DecodePool
 from deepmcat_core.errors import ConfigError, NotAnImage
 from deepmcat_core.planes import ReadOptions
@@ -51,7 +52,7 @@ class PrepareOptions:
     labels: str | None = None
     shares: Shares | None = None
     key: Path | None = None
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=available_cpus)
     read: ReadOptions = field(default_factory=ReadOptions)
     commit_interval_s: float = 2.0
 
@@ -90,11 +91,12 @@ def prepare(options: PrepareOptions, *, console: Console | None = None, pool: De
         labels = open_labels(options.labels, journal, identity) if options.labels else None
         with (
             nullcontext(pool) if pool else DecodePool(options.workers) as workers,
-            progress("preparing", console=console) as advance,
+            progress("preparing", unit="files", console=console) as advance,
         ):
             counts = _read_all(options, sources, journal, identity, folder / dataset.IMAGES, workers, advance)
         by_reason = report.failures(journal)
-        _require_images(journal, by_reason, options)
+        if not journal.rows():
+            raise NothingToPrepare(report.nothing(by_reason, sources, options.sources))
         info, labelled_rows = _finish(options, journal, identity, labels, by_reason, folder)
         unmatched = labels.unmatched() if labels else 0
     publish(folder, out)
@@ -208,19 +210,6 @@ def _counting_ahead(sources: Sequence[Source], walk: Walk, advance: Progress) ->
         yield
     finally:
         stop.set()
-
-
-def _require_images(journal: Journal, by_reason: dict[str, int], options: PrepareOptions) -> None:
-    if journal.rows():
-        return
-    where = ", ".join(options.sources)
-    if not by_reason:
-        raise NothingToPrepare(f"there is no file in {where}; SOURCE is a folder, an archive, a list file or an image")
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in by_reason.items())
-    raise NothingToPrepare(
-        f"none of the {sum(by_reason.values()):,} files of {where} is an image that can be decoded ({reasons}); "
-        "DICOM, PNG, JPEG and TIFF are read"
-    )
 
 
 def _finish(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from deepmcat_core.calibration import MIN_VERDICT
 from deepmcat_trainer.dataset import REPORT, Info
 from deepmcat_trainer.identity import private_file
 from deepmcat_trainer.journal import Journal
+from deepmcat_trainer.locations import CorruptArchive, Unreadable
+from deepmcat_trainer.sources import TAKEN, Source
 from deepmcat_trainer.splits import Split
 
 
@@ -19,7 +21,7 @@ from deepmcat_trainer.splits import Split
 class Summary:
     """What a run made of its sources.
 
-    read: images that this run decoded, `resumed` those that an interrupted one had. unmatched_labels: lines of the
+    read: files that this run decoded, `resumed` those that an interrupted one had. unmatched_labels: lines of the
     labels file that name no image here.
     """
 
@@ -34,19 +36,21 @@ class Summary:
     def lines(self) -> Iterator[str]:
         """The summary for a person."""
         info = self.info
-        yield f"{self.path}: {info.rows:,} rows of {info.images:,} images"
-        yield f"  duplicates left out  {info.duplicates:,}"
-        yield f"  not images           {info.not_images:,}"
-        failures = ", ".join(f"{reason} {count:,}" for reason, count in info.failures.items())
-        yield f"  failures             {sum(info.failures.values()):,}{f' ({failures})' if failures else ''}"
+        yield (
+            f"{self.path}: {info.rows + info.duplicates:,} frames of {info.images:,} images: {info.rows:,} kept, "
+            f"{info.duplicates:,} duplicates left out"
+        )
+        yield f"  splits, in frames    {', '.join(f'{split} {count:,}' for split, count in info.splits.items())}"
         yield f"  patients             {info.patients:,}{'' if info.patients else ' (no header names one)'}"
-        yield f"  splits               {', '.join(f'{split} {count:,}' for split, count in info.splits.items())}"
+        yield f"  files, not images    {info.not_images:,}"
+        failures = f" ({_counted(info.failures)})" if info.failures else ""
+        yield f"  files, failed        {sum(info.failures.values()):,}{failures}"
         if info.labelled:
             unmatched = f"; {self.unmatched_labels:,} label lines name no image" if self.unmatched_labels else ""
-            yield f"  labelled rows        {self.labelled_rows:,}{unmatched}"
+            yield f"  labelled frames      {self.labelled_rows:,}{unmatched}"
         resumed = f", {self.resumed:,} before an interruption" if self.resumed else ""
         rate = self.read / max(self.seconds, 1e-9)
-        yield f"  read                 {self.read:,} in {self.seconds:,.1f} s ({rate:,.0f}/s){resumed}"
+        yield f"  files read           {self.read:,} in {self.seconds:,.1f} s ({rate:,.0f}/s){resumed}"
         if info.failures or info.not_images:
             yield f"  report               {self.path / REPORT}"
         yield from self._warnings()
@@ -62,7 +66,7 @@ class Summary:
         held_out = self.info.splits[Split.CALIBRATION]
         if 0 < held_out < MIN_VERDICT:
             yield (
-                f"  note: {held_out} calibration images; outlier verdicts need at least {MIN_VERDICT}: add images, or "
+                f"  note: {held_out} calibration frames; outlier verdicts need at least {MIN_VERDICT}: add images, or "
                 "choose another --split"
             )
 
@@ -81,3 +85,33 @@ def failures(journal: Journal) -> dict[str, int]:
     """Files that gave no image by reason, NOT_AN_IMAGE among them."""
     query = "SELECT reason, COUNT(*) FROM images WHERE reason IS NOT NULL GROUP BY reason ORDER BY reason"
     return {str(reason): int(count) for reason, count in journal.stream(query)}
+
+
+def nothing(by_reason: Mapping[str, int], sources: Sequence[Source], names: Sequence[str]) -> str:
+    """What to say where `sources`, as a person named them, gave no image at all: why, and the way out."""
+    where, files = ", ".join(names), sum(by_reason.values())
+    if not by_reason:
+        return f"there is no file in {where} (hidden ones are left out); {TAKEN}"
+    if by_reason.keys() == {CorruptArchive.reason}:
+        what = "a damaged archive" if files == 1 else f"{files:,} damaged archives"
+        head = f"no image can be read from {where}: {what}"
+    elif by_reason.keys() == {Unreadable.reason}:
+        what = "a file that is" if files == 1 else f"{files:,} files that are"
+        head = f"no image can be read from {where}: {what} missing, not permitted or encrypted"
+    else:
+        head = f"none of the {files:,} files of {where} is an image that can be decoded"
+    return f"{head} ({_counted(by_reason)}); {'; '.join(_ways_out(by_reason, sources))}"
+
+
+def _ways_out(by_reason: Mapping[str, int], sources: Sequence[Source]) -> Iterator[str]:
+    if Unreadable.reason in by_reason:
+        relative = " and paths, which are absolute or relative to the list" if any(s.is_list for s in sources) else ""
+        yield f"check permissions{relative}; what is encrypted has to be decrypted first"
+    if CorruptArchive.reason in by_reason:
+        yield "copy or pack damaged archives anew, or unpack what can be saved and give that folder"
+    if by_reason.keys() - {Unreadable.reason, CorruptArchive.reason}:
+        yield "DICOM, PNG, JPEG and TIFF are read"
+
+
+def _counted(by_reason: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in by_reason.items())

@@ -24,6 +24,7 @@ from deepmcat_trainer import archives, dataset
 from deepmcat_trainer.locations import Location, Lost, Unreadable, WholeFile
 
 LIST_SUFFIX = ".txt"
+TAKEN = "SOURCE is a folder, a tar or zip archive, an @list or .txt file of paths, or an image"
 _Identity = tuple[int, int]  # device and inode of a directory
 
 
@@ -118,9 +119,7 @@ def open_sources(arguments: Sequence[str]) -> tuple[Source, ...]:
     for argument in arguments:
         path = absolute(argument.removeprefix("@"))
         if not path.exists():
-            raise ConfigError(
-                f"there is nothing at {argument}; SOURCE is a folder, an archive, a list file or an image"
-            )
+            raise ConfigError(f"there is nothing at {argument}; {TAKEN}")
         is_list = path.is_file() and (argument.startswith("@") or path.suffix.lower() == LIST_SUFFIX)
         taken[path.name] = taken.get(path.name, 0) + 1
         name = path.name if taken[path.name] == 1 else f"{path.name}~{taken[path.name]}"

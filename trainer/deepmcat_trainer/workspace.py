@@ -15,6 +15,7 @@ from pathlib import Path
 
 from deepmcat_core.errors import ConfigError
 from deepmcat_trainer import dataset
+from deepmcat_trainer.targets import require_folder, unwritable
 
 
 class NothingToPrepare(ConfigError):
@@ -25,16 +26,13 @@ class NothingToPrepare(ConfigError):
 def partial_folder(out: Path) -> Iterator[Path]:
     """The folder of the unfinished dataset: kept for the next run, unless there is nothing to go on with."""
     partial = out.parent / f".{out.name}.partial"
-    if (out / dataset.INFO).exists():
-        shutil.rmtree(partial, ignore_errors=True)  # a run was killed after the dataset was complete
-        raise ConfigError(f"there is a dataset at {out} already; choose another --out or remove it")
-    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
-        raise ConfigError(f"{out} exists and is not an empty folder; choose another --out")
     folder = partial / "dataset"
     try:
+        _require_free(out, partial)
+        require_folder(out.parent, "--out", called=out.name)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot make the dataset at {out}: {error.strerror}; choose another --out") from error
+        raise unwritable(out, "--out", error) from error
     try:
         yield folder
     except NothingToPrepare:
@@ -50,8 +48,29 @@ def partial_folder(out: Path) -> Iterator[Path]:
 
 def publish(folder: Path, out: Path) -> None:
     """Give the complete dataset its name, then delete the journal with what only it may hold."""
-    folder.rename(out)
+    try:
+        folder.rename(out)
+    except OSError as error:
+        raise ConfigError(
+            f"the dataset is complete, but cannot be given its name {out}: {error.strerror}; correct that and give the "
+            "same command again"
+        ) from error
     descriptor = os.open(out.parent, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
     shutil.rmtree(folder.parent)
+
+
+def _require_free(out: Path, partial: Path) -> None:
+    """Nothing is overwritten. Raises ConfigError."""
+    if (out / dataset.INFO).exists():
+        shutil.rmtree(partial, ignore_errors=True)  # a run was killed after the dataset was complete
+        raise ConfigError(f"there is a dataset at {out} already; choose another --out or remove it")
+    if not out.exists():
+        return
+    if out.is_mount():
+        raise ConfigError(
+            f"{out} is where a disk is mounted, and a dataset is a folder: choose --out {out / 'dataset'}"
+        )
+    if not (out.is_dir() and next(out.iterdir(), None) is None):
+        raise ConfigError(f"{out} exists and is not an empty folder; choose another --out")

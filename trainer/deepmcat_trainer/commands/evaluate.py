@@ -12,10 +12,11 @@ from rich.table import Table
 
 from deepmcat_core.artifact import Artifact
 from deepmcat_core.engine import open_engine
-from deepmcat_core.errors import ConfigError
+from deepmcat_trainer.choices import one_of
 from deepmcat_trainer.dataset import Dataset
 from deepmcat_trainer.evaluate import CutScores, Evaluation, evaluate
 from deepmcat_trainer.splits import Split
+from deepmcat_trainer.targets import require_file, unwritable
 
 COLUMNS = {
     "purity": "purity",
@@ -38,7 +39,7 @@ def command(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the scores here.")
     ] = None,
-    split: Annotated[Split, typer.Option(help="The images to score.")] = Split.TEST,
+    split: Annotated[str, typer.Option(metavar="|".join(Split), help="The images to score.")] = Split.TEST.value,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Score the clusters against labels, at several cuts of the merge tree.
@@ -46,14 +47,17 @@ def command(
     Images are assigned by the nearest centroid, as the server does it. The mapped figures learn which class a group
     is from the labels of the fit split; the others from the majority of the scored images themselves.
     """
+    chosen = one_of(Split, split, "--split")
     made, data = Artifact.load(artifact), Dataset.open(dataset)
-    evaluation = evaluate(made, data, lambda: open_engine(made, device=device), split)
+    if json_file is not None:
+        require_file(json_file, "--json")
+    evaluation = evaluate(made, data, lambda: open_engine(made, device=device), chosen)
     print_evaluation(evaluation, Console())
     if json_file is not None:
         try:
             json_file.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"cannot write {json_file}: {error.strerror}") from error
+            raise unwritable(json_file, "--json", error) from error
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from deepmcat_core.cpus import available_cpus
 from deepmcat_core.errors import ArtifactFormat, ConfigError
 from deepmcat_core.frame import FramePolicy, Intensity, Limits
 from deepmcat_core.planes import ReadOptions
 from deepmcat_core.preprocessing import Preprocessing
+from deepmcat_trainer.choices import one_of
 from deepmcat_trainer.prepare import PrepareOptions, prepare
 from deepmcat_trainer.splits import Shares
 
@@ -35,8 +36,11 @@ def command(
     size: Annotated[int, typer.Option(help="Side of the square that images are fitted into, in pixels.")] = 128,
     frames: Annotated[int, typer.Option(help="How many frames of a multi-frame image are used, evenly spaced.")] = 3,
     intensity: Annotated[
-        IntensityMode, typer.Option(help="Grey from robust percentiles, or from the image's own window.")
-    ] = IntensityMode.PERCENTILE,
+        str,
+        typer.Option(
+            metavar="|".join(IntensityMode), help="Grey from robust percentiles, or from the image's own window."
+        ),
+    ] = IntensityMode.PERCENTILE.value,
     split: Annotated[
         str | None,
         typer.Option(metavar="FIT/CALIBRATION/TEST", help="Percentages; usually 90/10/0, with labels 60/10/30."),
@@ -54,7 +58,7 @@ def command(
             labels=labels,
             shares=Shares.parse(split) if split else None,
             key=key,
-            workers=_at_least_one("--workers", workers) if workers is not None else os.cpu_count() or 1,
+            workers=_at_least_one("--workers", workers) if workers is not None else available_cpus(),
             read=_read_options(size, frames, intensity),
         )
     )
@@ -62,12 +66,12 @@ def command(
         typer.echo(line)
 
 
-def _read_options(size: int, frames: int, intensity: IntensityMode) -> ReadOptions:
-    limits = Limits()
+def _read_options(size: int, frames: int, intensity: str) -> ReadOptions:
+    mode, limits = one_of(IntensityMode, intensity, "--intensity"), Limits()
     if _at_least_one("--frames", frames) > limits.max_frames:
         raise ConfigError(f"--frames is {frames}; 1 to {limits.max_frames} is allowed")
     try:
-        preprocessing = Preprocessing(size=size, intensity=Intensity(mode=intensity.value))
+        preprocessing = Preprocessing(size=size, intensity=Intensity(mode=mode.value))
     except ArtifactFormat as error:
         raise ConfigError(f"--size: {error}") from error
     return ReadOptions(preprocessing=preprocessing, frames=FramePolicy(count=frames), limits=limits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +27,7 @@ from deepmcat_trainer.run import Run
 from deepmcat_trainer.settings import RecipeSettings
 from deepmcat_trainer.splits import Split
 from deepmcat_trainer.summary import print_summary
+from deepmcat_trainer.targets import require_folder, unwritable
 
 
 def command(
@@ -57,11 +57,13 @@ def command(
     """
     console = Console(stderr=True)
     budget = Budget(parse_duration(time_budget) if time_budget else None)
+    _require_free(out)
     folder = out.with_name(f"{out.name}.run")
-    _check_out(out, folder, resume=resume)
-    stored = checkpoints.read_key(folder) if checkpoints.exists(folder) else None
+    stored = _run_to_resume(folder, resume=resume)
     given = _given(config, set_ or [], seed)
-    chosen = _choose(recipe, given.pop("recipe", None), stored, console)
+    configured = given.pop("recipe", None)
+    name = recipe or configured or (stored.recipe if stored else None)
+    chosen = recipes.find(str(name)) if name else recipes.default()
     if stored is not None and stored.recipe == chosen.name:
         given = configs.merged(stored.settings | {"final": stored.final}, given)  # what is not said again stays
     settings: RecipeSettings = configs.validate(chosen.settings, given)
@@ -74,13 +76,12 @@ def command(
     )
     if stored is not None:
         key.require_equal(stored, folder)
-    elif resume:
-        console.print("nothing to resume: beginning with the first epoch", markup=False)
-    run = Run(
-        folder=folder, key=key, device=choose_device(device), budget=budget, console=console, resume=stored is not None
-    )
+    run = Run(folder=folder, key=key, device=choose_device(device), budget=budget, console=console, resume=resume)
     fit = data.indices(Split.FIT)
     settings.final.clusters_for(len(fit))  # refuses what the final stage would refuse, before hours of training
+    require_folder(out.parent, "--out", called=out.name)
+    if not name:
+        run.say(_default_line(chosen))
     try:
         trained = chosen.train(SplitImages(data.images, fit, run.device), settings, run)
         finished = finish(
@@ -95,18 +96,26 @@ def command(
     print_summary(finished, Console())
 
 
-def _check_out(out: Path, folder: Path, *, resume: bool) -> None:
-    """Refuse at once what would fail after training."""
-    if out.exists():
-        raise ConfigError(f"{out} exists already; choose another --out or remove it")
-    if checkpoints.exists(folder) and not resume:
-        raise ConfigError(f"{folder} holds an unfinished run: go on with --resume, or remove it to begin anew")
+def _require_free(out: Path) -> None:
+    """Nothing is overwritten. Raises ConfigError."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        taken = out.exists()
     except OSError as error:
-        raise ConfigError(f"cannot write to {out.parent}: {error.strerror}") from error
-    if not os.access(out.parent, os.W_OK):
-        raise ConfigError(f"cannot write to {out.parent}: choose another --out")
+        raise unwritable(out, "--out", error) from error
+    if taken:
+        raise ConfigError(f"{out} exists already; choose another --out or remove it")
+
+
+def _run_to_resume(folder: Path, *, resume: bool) -> RunKey | None:
+    """What the unfinished run is of. Raises ConfigError where there is one and it is not asked for, and vice versa."""
+    if checkpoints.exists(folder):
+        if not resume:
+            raise ConfigError(f"{folder} holds an unfinished run: go on with --resume, or remove it to begin anew")
+        return checkpoints.read_key(folder)
+    if resume:
+        lack = f"{folder} has no finished epoch" if folder.exists() else f"there is no {folder}"
+        raise ConfigError(f"nothing to resume: {lack}; correct --out, or leave --resume away to begin anew")
+    return None
 
 
 def _given(config: Path | None, settings: list[str], seed: int | None) -> dict[str, Any]:
@@ -118,15 +127,10 @@ def _given(config: Path | None, settings: list[str], seed: int | None) -> dict[s
     return given
 
 
-def _choose(flag: str | None, config: Any, stored: RunKey | None, console: Console) -> Recipe[Any]:
-    """The recipe of the flag, else of the config file, else of the run to resume, else the default."""
-    name = flag or config or (stored.recipe if stored else None)
-    if name is not None:
-        return recipes.find(str(name))
-    recipe = recipes.default()
+def _default_line(recipe: Recipe[Any]) -> str:
+    """What somebody reads who named no recipe."""
     others = ", ".join(other for other in recipes.RECIPES if other != recipe.name)
-    console.print(f"recipe {recipe.name}: {recipe.summary} (others: {others})", highlight=False, soft_wrap=True)
-    return recipe
+    return f"recipe {recipe.name}: {recipe.summary} (others: {others})"
 
 
 def _fingerprint(data: Dataset) -> str:
