@@ -84,5 +84,10 @@ def logged_embed(engine: Engine) -> Callable[[npt.NDArray[np.uint8]], Floats]:
 
 
 def bucket_sizes(max_batch: int) -> tuple[int, ...]:
-    """The batch sizes to warm up with: powers of two below `max_batch`, and `max_batch`."""
+    """The batch sizes to warm up with: powers of two below `max_batch`, and `max_batch`.
+
+    CUDA pads to powers of two, so there no other size up to `max_batch` ever runs. A CPU runs batches as they are: for
+    a size that is new, ONNX Runtime has nothing to prepare and torch takes a few milliseconds once, less than padding
+    would each time.
+    """
     return (*(2**i for i in range((max_batch - 1).bit_length())), max_batch)

@@ -108,12 +108,18 @@ def held_fixture(engine: Engine) -> HeldEngine:
 
 @pytest.fixture(name="serving")
 def serving_fixture(artifact: Artifact, held: HeldEngine) -> Serving:
-    """`async with serving(max_queue=4) as served`: a server with these settings."""
+    """`async with serving(max_queue=4) as served`: a server with these settings. engine: instead of the held one."""
+    tiny = artifact
 
     @asynccontextmanager
-    async def serving(pool: Callable[[int], Any] = ThreadPool, **settings: Any) -> AsyncIterator[Served]:
+    async def serving(
+        pool: Callable[[int], Any] = ThreadPool,
+        artifact: Artifact = tiny,
+        engine: Engine = held,
+        **settings: Any,
+    ) -> AsyncIterator[Served]:
         chosen = Settings(**(QUICK | settings))
-        categorizer = Categorizer(artifact, held, chosen.limits)
+        categorizer = Categorizer(artifact, engine, chosen.limits)
         async with (
             run_server(chosen, categorizer, open_pool=pool) as running,
             grpc.aio.insecure_channel(str(running.listen)) as channel,
