@@ -17,6 +17,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,10 +41,12 @@ from deepmcat_server.batcher import Batcher
 from deepmcat_server.catalog_watch import CatalogWatch
 from deepmcat_server.config import Address, Settings, parse_address
 from deepmcat_server.decoding import Decoder, Pool
+from deepmcat_server.gate import MAX_PROBES, Gate
 from deepmcat_server.health import Health
 from deepmcat_server.interceptors import Observing, Translating
 from deepmcat_server.metrics import Metrics
 from deepmcat_server.pipeline import Pipeline, bucket_sizes, logged_embed
+from deepmcat_server.reading import Reading
 from deepmcat_server.servicer import CategorizationServicer
 from deepmcat_server.streams import Closing
 
@@ -76,9 +79,13 @@ async def serve(settings: Settings, categorizer: Categorizer, ready_file: Path |
 
 @asynccontextmanager
 async def run_server(
-    settings: Settings, categorizer: Categorizer, *, open_pool: Callable[[int], Pool] = DecodePool
+    settings: Settings, categorizer: Categorizer, *, open_pool: Callable[[int], Pool] | None = None
 ) -> AsyncIterator[Running]:
-    """Everything between a loaded artifact and a server that is SERVING; leaving it drains. Raises ConfigError."""
+    """Everything between a loaded artifact and a server that is SERVING; leaving it drains. Raises ConfigError.
+
+    open_pool: a decoding pool of so many workers; None: a DecodePool.
+    """
+    open_pool = open_pool or partial(DecodePool, timeout_s=settings.decode_timeout_s)
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     metrics.artifact(categorizer.artifact.artifact_id)
@@ -116,7 +123,13 @@ async def _grpc_server(
     settings: Settings, servicer: CategorizationServicer, metrics: Metrics, admin: Admin, closing: Closing
 ) -> AsyncIterator[Address]:
     """Bind and become SERVING; on leaving, stop in the order that loses no call."""
-    server = grpc.aio.server(interceptors=[Observing(metrics), Translating()], options=_options(settings))
+    interceptors = [
+        Observing(metrics),
+        Translating(),
+        Gate(max_streams=settings.max_streams, max_calls=settings.max_calls),
+        Reading(timeout_s=settings.max_timeout_s),
+    ]
+    server = grpc.aio.server(interceptors=interceptors, options=_options(settings))
     probes = Health()
     pb_grpc.add_CategorizationServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(probes, server)
@@ -147,6 +160,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
+        # Of one connection, which queues what is more. Above the gate's bounds, so that its refusals reach the caller.
+        ("grpc.max_concurrent_streams", 2 * (settings.max_streams + settings.max_calls + MAX_PROBES)),
         ("grpc.so_reuseport", 0),  # a second server on the port is a mistake to report, not a sharer of calls
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),

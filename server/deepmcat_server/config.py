@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     decode_workers: int = Field(default=0, ge=0, le=256)  # 0: one a CPU
     max_batch: int = Field(default=32, ge=1, le=1024)  # frames
 
+    max_streams: int = Field(default=64, ge=1)  # open at once; each may hold a message
+    max_calls: int = Field(default=64, ge=1)  # other calls, open at once; each may hold a message
     max_message_bytes: int = Field(default=16 * MIB, ge=2 * MIB, le=512 * MIB)  # a chunk must fit
     max_image_bytes: int = Field(default=512 * MIB, ge=1)
     max_pending_bytes: int = Field(default=1024 * MIB, ge=1)  # of all images inside
@@ -86,6 +88,7 @@ class Settings(BaseSettings):
     default_timeout_s: float = Field(default=30, gt=0, le=3600)
     max_timeout_s: float = Field(default=120, gt=0, le=3600)
     chunk_timeout_s: float = Field(default=30, gt=0, le=3600)
+    decode_timeout_s: float = Field(default=60, gt=0, le=3600)  # then the worker is replaced
 
     drain_s: Seconds = 5.0  # answering as before while load balancers look elsewhere
     grace_s: Seconds = 30.0  # then, for what is still open

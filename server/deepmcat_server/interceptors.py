@@ -1,8 +1,9 @@
 """Around every call: what is counted and logged of it, and how its errors travel.
 
-    Observing ─► Translating ─► handler
+    Observing ─► Translating ─► Gate (gate.py) ─► Reading (reading.py) ─► handler
 
-The translating interceptor is the only place that aborts a call.
+The translating interceptor is the only place that aborts a call. Reading is last: it makes a stream of every request,
+so that nothing of one is read before the gate has let the call in, and a malformed one is an error like others.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Context = Any  # grpc.aio.ServicerContext, whose stubs lack code() and done()
 
 
 class Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[type-arg]  # generic in its stubs only
-    """An interceptor that is a context manager around the handler, whatever the handler's kind."""
+    """An interceptor that is a context manager around the handler. `Reading` comes after it."""
 
     @abstractmethod
     def around(self, service: str, method: str, context: Context) -> AbstractAsyncContextManager[None]:
@@ -127,27 +128,34 @@ def _code(context: Context) -> str:
     return code.name if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN.name
 
 
+def behaviour(handler: Handler) -> Callable[..., Any]:
+    """What a handler calls: a coroutine function or an asynchronous generator."""
+    kind = ("unary", "stream")
+    inner: Callable[..., Any] = getattr(
+        handler, f"{kind[handler.request_streaming]}_{kind[handler.response_streaming]}"
+    )
+    return inner
+
+
+def of_stream(handler: Handler, inner: Callable[..., Any], deserializer: Callable[[bytes], Any]) -> Handler:
+    """`handler` with another behaviour, which gets a stream of requests, and another deserializer."""
+    factory = (
+        grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
+    )
+    return factory(inner, request_deserializer=deserializer, response_serializer=handler.response_serializer)
+
+
 def _wrapped(handler: Handler, around: Callable[[Context], AbstractAsyncContextManager[None]]) -> Handler:
-    """`handler` with `around` around its call, for all four kinds of methods."""
-    kind, factory = {
-        (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
-        (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
-        (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
-        (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
-    }[handler.request_streaming, handler.response_streaming]
-    inner = getattr(handler, kind)
+    """`handler` with `around` around its call."""
+    inner = behaviour(handler)
 
-    async def call(request: Any, context: Context) -> Any:
+    async def call(requests: Any, context: Context) -> Any:
         async with around(context):
-            return await inner(request, context)
+            return await inner(requests, context)
 
-    async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
+    async def generate(requests: Any, context: Context) -> AsyncIterator[Any]:
         async with around(context):
-            async for response in inner(request, context):
+            async for response in inner(requests, context):
                 yield response
 
-    return factory(
-        generate if inspect.isasyncgenfunction(inner) else call,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
-    )
+    return of_stream(handler, generate if inspect.isasyncgenfunction(inner) else call, handler.request_deserializer)

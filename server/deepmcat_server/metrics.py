@@ -91,6 +91,10 @@ class Metrics:
         finally:
             self._images.labels(result).inc()
 
+    def refused(self, error: Exception) -> None:
+        """Count one image that did not get in."""
+        self._images.labels(reason_of(error).lower()).inc()
+
     def batch(self, report: BatchReport) -> None:
         """A batch has run."""
         self._batch_size.observe(report.frames)

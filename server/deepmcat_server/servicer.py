@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
 
@@ -25,7 +26,7 @@ from deepmcat_server.pipeline import Pipeline
 from deepmcat_server.requests import MAX_ITEM_ID_BYTES, Announced, Item, check_pin, read_item
 from deepmcat_server.status import outcome_of, to_status
 from deepmcat_server.streams import Closing, Inbox, answer_in_order
-from deepmcat_server.uploads import MAX_CHUNK_BYTES, StreamInbox, read_chunks, skip_chunks
+from deepmcat_server.uploads import MAX_CHUNK_BYTES, StreamInbox, Upload, skip_chunks
 
 EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
 
@@ -49,6 +50,8 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
         self.pipeline = pipeline
         self.admission = admission
         self.metrics = metrics
+        # Announced images have room before they are there. Half of it at most, so that a slow line never has it all.
+        self.uploads = Admission(max_images=settings.max_queue, max_bytes=settings.max_pending_bytes // 2)
         self._closing = closing
         self._decoders = tuple(decoders)
 
@@ -66,6 +69,7 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
                 if isinstance(item.content, Announced):
                     raise InvalidRequest("chunked images are for CategorizeStream", "image.chunked")
                 permit = self.admission.enter_now(item.size_bytes)
+            del request  # it holds the image a second time
             with permit:
                 answer = await self.answer(item, item.content)
         return pb.CategorizeResponse(item_id=item.item_id, categorization=answer)
@@ -130,72 +134,91 @@ class _Stream:
             return None
         if message.WhichOneof("message") != "item":
             raise InvalidRequest("a message is neither an image nor a chunk of one announced before it", "message")
+        arrived, request = asyncio.get_running_loop().time(), message.item
         CALL.get().images += 1
         with self._servicer.metrics.stage("receive"):
-            return await self._receive(message.item)
-
-    async def _receive(self, request: pb.CategorizeRequest) -> asyncio.Task[pb.CategorizeStreamResponse] | None:
-        arrived = asyncio.get_running_loop().time()
-        try:
-            item = self._servicer.read_item(request)
-            permit = await self._enter(item, arrived)
-        except DeepmcatError as error:
-            if request.image.WhichOneof("content") == "chunked":
-                self._to_skip = request.image.chunked.size_bytes
-            return asyncio.create_task(self._refuse(request.item_id, error))
-        source = item.content
-        if isinstance(source, Announced):
             try:
-                uploaded = await read_chunks(
-                    self._inbox, source.size_bytes, chunk_timeout_s=self._settings.chunk_timeout_s
+                item = self._servicer.read_item(request)
+            except DeepmcatError as error:
+                if request.image.WhichOneof("content") == "chunked":
+                    self._to_skip = request.image.chunked.size_bytes
+                return self._refused(request.item_id, error)
+            del message, request  # they hold the image a second time
+            return await self._receive(item, arrived + self._timeout_s(item))
+
+    async def _receive(self, item: Item, deadline: float) -> asyncio.Task[pb.CategorizeStreamResponse] | None:
+        """The task for an item, as soon as there is room for it. deadline: of its answer, by the loop's clock."""
+        if isinstance(item.content, Announced):
+            return await self._upload(item, deadline)
+        try:
+            permit = await self._enter(self._servicer.admission, item, deadline)
+        except ServerBusy as error:
+            return self._refused(item.item_id, error)
+        return self._begin(item, item.content, permit, deadline)
+
+    async def _upload(self, item: Item, deadline: float) -> asyncio.Task[pb.CategorizeStreamResponse] | None:
+        """The task for an announced item, as soon as all of it is there."""
+        upload = Upload(item.size_bytes)
+        try:
+            with await self._enter(self._servicer.uploads, item, deadline), ExitStack() as room:
+                permit = await self._enter(self._servicer.admission, item, deadline)
+                room.callback(permit.release)
+                source = await upload.read(
+                    self._inbox, chunk_timeout_s=self._settings.chunk_timeout_s, deadline=deadline
                 )
-            except BaseException:
-                permit.release()
-                raise
-            if uploaded is None:
-                permit.release()
-                return None
-            source, arrived = uploaded, asyncio.get_running_loop().time()
-        task = asyncio.create_task(self._answer(item, source, arrived))
+                if source is None:
+                    return None
+                room.pop_all()  # from here on the task gives the room back
+                return self._begin(item, source, permit, deadline)
+        except (ServerBusy, TimeoutError) as error:
+            self._to_skip = upload.missing
+            return self._refused(item.item_id, error if isinstance(error, ServerBusy) else self._too_late(item))
+
+    async def _enter(self, admission: Admission, item: Item, deadline: float) -> Permit:
+        """Room for the item: waiting here is the flow control. Raises ServerBusy where its time runs out first."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await admission.enter(item.size_bytes)
+        except TimeoutError as error:
+            raise self._too_late(item) from error
+
+    def _begin(
+        self, item: Item, source: ImageSource, permit: Permit, deadline: float
+    ) -> asyncio.Task[pb.CategorizeStreamResponse]:
+        task = asyncio.create_task(self._answer(item, source, deadline))
         task.add_done_callback(lambda _: permit.release())  # also where it is cancelled before it begins
         return task
 
-    async def _enter(self, item: Item, arrived: float) -> Permit:
-        """Room for the item: waiting here is the flow control. Raises ServerBusy where its time runs out first."""
-        timeout_s = self._timeout_s(item)
-        try:
-            async with asyncio.timeout_at(arrived + timeout_s):
-                return await self._servicer.admission.enter(item.size_bytes)
-        except TimeoutError as error:
-            raise _too_late(timeout_s) from error
-
-    async def _answer(self, item: Item, source: ImageSource, arrived: float) -> pb.CategorizeStreamResponse:
-        timeout_s = self._timeout_s(item)
+    async def _answer(self, item: Item, source: ImageSource, deadline: float) -> pb.CategorizeStreamResponse:
         try:
             with self._servicer.metrics.image():
                 try:
-                    async with asyncio.timeout_at(arrived + timeout_s) as timeout:
+                    async with asyncio.timeout_at(deadline) as timeout:
                         answer = await self._servicer.answer(item, source)
                 except TimeoutError as error:
-                    raise (_too_late(timeout_s) if timeout.expired() else error) from error
+                    if not timeout.expired():
+                        raise
+                    raise self._too_late(item) from error
         except Exception as error:  # noqa: BLE001  # one image never ends a stream: its error is its answer
             return _error(item.item_id, error)
         return pb.CategorizeStreamResponse(item_id=item.item_id, categorization=answer)
 
-    async def _refuse(self, item_id: str, error: DeepmcatError) -> pb.CategorizeStreamResponse:
-        try:
-            with self._servicer.metrics.image():
-                raise error
-        except DeepmcatError:
-            return _error(item_id, error)
+    def _refused(self, item_id: str, error: DeepmcatError) -> asyncio.Task[pb.CategorizeStreamResponse]:
+        self._servicer.metrics.refused(error)
+        return asyncio.create_task(_ready(_error(item_id, error)))
+
+    def _too_late(self, item: Item) -> ServerBusy:
+        return ServerBusy(
+            f"the image could not be answered in its {self._timeout_s(item):g} s; send it again, or allow it more time"
+        )
 
     def _timeout_s(self, item: Item) -> float:
         wanted_s = item.timeout_ms / 1000 or self._settings.default_timeout_s
         return min(wanted_s, self._settings.max_timeout_s)
 
 
-def _too_late(timeout_s: float) -> ServerBusy:
-    return ServerBusy(f"the image could not be answered in its {timeout_s:g} s; send it again, or allow it more time")
+async def _ready(response: pb.CategorizeStreamResponse) -> pb.CategorizeStreamResponse:
+    return response
 
 
 def _error(item_id: str, error: Exception) -> pb.CategorizeStreamResponse:
@@ -216,4 +239,7 @@ def _limits(settings: Settings) -> pb.Limits:
         max_item_id_bytes=MAX_ITEM_ID_BYTES,
         default_timeout_ms=round(min(settings.default_timeout_s, settings.max_timeout_s) * 1000),
         max_timeout_ms=round(settings.max_timeout_s * 1000),
+        max_streams=settings.max_streams,
+        max_calls=settings.max_calls,
+        decode_timeout_ms=round(settings.decode_timeout_s * 1000),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat_server.errors import InvalidRequest
@@ -13,17 +14,29 @@ MAX_CHUNK_BYTES = 2**20
 StreamInbox = Inbox[pb.CategorizeStreamRequest]
 
 
-async def read_chunks(inbox: StreamInbox, size_bytes: int, *, chunk_timeout_s: float) -> bytes | None:
-    """The announced image; None where the server is closing before its end. Raises InvalidRequest, ending the call."""
-    chunks: list[bytes] = []
-    missing = size_bytes
-    while missing:
-        chunk = await _next_chunk(inbox, missing, chunk_timeout_s)
-        if chunk is None:
-            return None
-        missing -= len(chunk)
-        chunks.append(chunk)
-    return b"".join(chunks)
+class Upload:
+    """An announced image on its way. missing: how many bytes have not come."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.missing = size_bytes
+        self._content = io.BytesIO()  # grows with what has come, and gives it up without a copy
+
+    async def read(self, inbox: StreamInbox, *, chunk_timeout_s: float, deadline: float) -> bytes | None:
+        """The image; None where the server is closing before its end.
+
+        Raises TimeoutError where it is not whole at `deadline`, by the loop's clock, and InvalidRequest, which ends
+        the call. The deadline is looked at between chunks: a wait that is cut off could lose the chunk that ends it.
+        """
+        now = asyncio.get_running_loop().time
+        while self.missing:
+            if now() >= deadline:
+                raise TimeoutError
+            chunk = await _next_chunk(inbox, self.missing, chunk_timeout_s)
+            if chunk is None:
+                return None
+            self.missing -= len(chunk)
+            self._content.write(chunk)
+        return self._content.getvalue()
 
 
 async def skip_chunks(inbox: StreamInbox, size_bytes: int, *, chunk_timeout_s: float) -> bool:

@@ -16,10 +16,10 @@ def item(request: pb.CategorizeRequest) -> pb.CategorizeStreamRequest:
     return pb.CategorizeStreamRequest(item=request)
 
 
-def announced(size: int, item_id: str = "") -> pb.CategorizeStreamRequest:
+def announced(size: int, item_id: str = "", **options: int) -> pb.CategorizeStreamRequest:
     """The announcement of a chunked image."""
     image = pb.Image(chunked=pb.ChunkedContent(size_bytes=size))
-    return item(pb.CategorizeRequest(item_id=item_id, image=image))
+    return item(pb.CategorizeRequest(item_id=item_id, image=image, options=pb.CategorizeOptions(**options)))
 
 
 def chunk(data: bytes) -> pb.CategorizeStreamRequest:
@@ -137,6 +137,51 @@ async def test_stalled_upload_ends_the_call(serving):
         await call.write(announced(10))
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert served.running.admission.images == 0
+
+
+async def test_trickling_upload_runs_out_of_time(serving, pngs, request_of, until):
+    """An upload has its image's time, from announcement to answer: one byte now and then does not keep its room."""
+    async with serving() as served:
+        call = served.stub.CategorizeStream()
+        await call.write(announced(100, "slow", timeout_ms=200))
+        await call.write(chunk(b"x"))
+        await until(lambda: served.running.admission.images == 1)
+        await asyncio.sleep(0.3)
+        await call.write(chunk(b"x"))
+        await call.write(chunk(b"x"))
+        slow = await call.read()
+        await until(lambda: served.running.admission.images == 0)
+        await call.write(chunk(b"x" * 97))
+        await call.write(item(request_of(pngs[2], "after")))
+        after = await call.read()
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
+
+    assert (slow.item_id, reason(slow)) == ("slow", "SERVER_BUSY")
+    assert (after.item_id, reason(after)) == ("after", "")
+
+
+async def test_uploads_leave_room_for_whole_images(serving, pngs, request_of, until):
+    """Announced images that do not come have half of the room at most; whole images get in beside them."""
+    async with serving(max_pending_bytes=100_000) as served:
+        slow, next_one = served.stub.CategorizeStream(), served.stub.CategorizeStream()
+        await slow.write(announced(50_000))
+        await until(lambda: served.running.admission.images == 1)
+        await next_one.write(announced(len(pngs[3])))
+        unary = await served.stub.Categorize(request_of(pngs[1]))
+        call = served.stub.CategorizeStream()
+        await call.write(item(request_of(pngs[2], timeout_ms=5000)))
+        streamed = await call.read()
+        inside = served.running.admission.images
+
+        slow.cancel()  # its place goes to the next
+        await next_one.write(chunk(pngs[3]))
+        uploaded = await next_one.read()
+
+    assert inside == 1
+    assert uploaded.categorization.assignment.cluster_id == 3
+    assert unary.categorization.assignment.cluster_id == 1
+    assert streamed.categorization.assignment.cluster_id == 2
 
 
 async def test_item_that_runs_out_of_time(serving, pngs, request_of, until):

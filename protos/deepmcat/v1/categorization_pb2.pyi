@@ -286,7 +286,7 @@ class Calibration(_message.Message):
     def __init__(self, images: _Optional[int] = ..., groups: _Optional[int] = ..., alpha: _Optional[float] = ..., has_verdicts: _Optional[bool] = ..., note: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_image_bytes", "max_chunk_bytes", "max_frames", "max_side", "max_stream_in_flight", "max_queue", "max_item_id_bytes", "default_timeout_ms", "max_timeout_ms")
+    __slots__ = ("max_message_bytes", "max_image_bytes", "max_chunk_bytes", "max_frames", "max_side", "max_stream_in_flight", "max_queue", "max_item_id_bytes", "default_timeout_ms", "max_timeout_ms", "max_streams", "max_calls", "decode_timeout_ms")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -297,6 +297,9 @@ class Limits(_message.Message):
     MAX_ITEM_ID_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CALLS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_image_bytes: int
     max_chunk_bytes: int
@@ -307,7 +310,10 @@ class Limits(_message.Message):
     max_item_id_bytes: int
     default_timeout_ms: int
     max_timeout_ms: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_chunk_bytes: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_side: _Optional[int] = ..., max_stream_in_flight: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_item_id_bytes: _Optional[int] = ..., default_timeout_ms: _Optional[int] = ..., max_timeout_ms: _Optional[int] = ...) -> None: ...
+    max_streams: int
+    max_calls: int
+    decode_timeout_ms: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_chunk_bytes: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_side: _Optional[int] = ..., max_stream_in_flight: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_item_id_bytes: _Optional[int] = ..., default_timeout_ms: _Optional[int] = ..., max_timeout_ms: _Optional[int] = ..., max_streams: _Optional[int] = ..., max_calls: _Optional[int] = ..., decode_timeout_ms: _Optional[int] = ...) -> None: ...
 
 class ListCategoriesRequest(_message.Message):
     __slots__ = ("artifact_id",)
