@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -121,11 +123,27 @@ def load(*, flags: Mapping[str, Any] | None = None, sets: Sequence[str] = (), fi
     """The settings of one start. flags: None where not given. Raises ConfigError."""
     data = config.read_file(file) if file else {}
     given = {key: value for key, value in (flags or {}).items() if value is not None}
+    _refuse_misspelt(os.environ)
     for source in (EnvSettingsSource(Settings)(), config.parse_settings(sets), given):
         data = config.merged(data, source)
     settings = config.validate(Settings, data)
     _refuse_open_plaintext(settings)
     return settings
+
+
+def _refuse_misspelt(environ: Mapping[str, str]) -> None:
+    """Refuse DEEPMCAT_* variables that are nearly a setting; leave others alone.
+
+    Others set such names too: Kubernetes gives every pod DEEPMCAT_SERVICE_HOST and the like where a Service is called
+    deepmcat, and DEEPMCAT_DATA is the benchmarks'.
+    """
+    prefix = "DEEPMCAT_"
+    for name in sorted(environ):
+        key = name.removeprefix(prefix).lower()
+        if not name.startswith(prefix) or key in Settings.model_fields:
+            continue
+        if near := difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.8):
+            raise ConfigError(f"there is no setting for {name}; did you mean {prefix}{near[0].upper()}?")
 
 
 def _refuse_open_plaintext(settings: Settings) -> None:

@@ -77,3 +77,14 @@ def test_addresses(text, host, port, loopback):
     """Addresses are read and written alike, and loopback is told from the rest."""
     address = parse_address(text)
     assert (address.host, address.port, address.is_loopback, str(address)) == (host, port, loopback, text)
+
+
+def test_a_misspelt_variable_is_refused_and_a_foreign_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is nearly a setting was meant as one; what Kubernetes sets for a Service called deepmcat was not."""
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_50051_TCP", "PORT_50051_TCP_ADDR", "SERVICE_PORT_ADMIN"):
+        monkeypatch.setenv(f"DEEPMCAT_{name}", "10.0.0.1")
+    load()
+    monkeypatch.setenv("DEEPMCAT_MAX_QUEU", "3")
+
+    with pytest.raises(ConfigError, match="DEEPMCAT_MAX_QUEU; did you mean DEEPMCAT_MAX_QUEUE"):
+        load()
