@@ -129,6 +129,9 @@ class Limits:
     max_item_id_bytes: int
     default_timeout_ms: int
     max_timeout_ms: int
+    max_streams: int
+    max_calls: int
+    decode_timeout_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,8 @@ def _limit_facts(limits: Limits) -> dict[str, str]:
         f"{limits.max_frames} frames used, {limits.max_timeout_ms / 1000:g} s",
         "a message": f"up to {_size(limits.max_message_bytes)}; larger images in chunks of "
         f"{_size(limits.max_chunk_bytes)}",
-        "at once": f"{limits.max_stream_in_flight} images of a stream, {limits.max_queue} waiting in all",
+        "at once": f"{limits.max_stream_in_flight} images of a stream, {limits.max_queue} in all; "
+        f"{limits.max_streams} streams and {limits.max_calls} other calls",
     }
 
 
