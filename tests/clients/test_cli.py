@@ -257,7 +257,6 @@ sys.exit(main({arguments!r}))
         ("typer_of_no_one", ["describe", "x"], "there is no artifact at x"),
         ("pydantic_settings", ["serve", "x"], "pip install 'deepmcat[server,cpu]'"),
         ("pydicom", ["categorize", ".", "--server", "x:1", "--by", "series"], "pip install 'deepmcat[dicom]'"),
-        ("torch", ["demo"], "pip install 'deepmcat[server,trainer,pretrained,cpu]'"),
     ],
 )
 def test_a_missing_package_is_one_sentence_with_its_extra(package: str, arguments: list[str], line: str) -> None:

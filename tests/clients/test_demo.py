@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from deepmcat_client import cli
-from deepmcat_client.commands.demo import MARKER, _was_sent, make_room, packaged_images
-from deepmcat_client.errors import CorruptImage, UnreadableFile
+from deepmcat_client.commands.demo import MARKER, _was_sent, make_room, packaged_images, require_packages
+from deepmcat_client.commands.doctor import installed
+from deepmcat_client.errors import CorruptImage, MissingExtra, UnreadableFile
 
 
 def test_the_images_are_those_of_the_packages() -> None:
@@ -91,3 +92,16 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     assert "exactly what was sent" in ended.stdout
     assert "ended with exit code 0" in ended.stdout
     assert list((out / "sheets").glob("*.png"))
+
+
+def test_what_the_demo_needs_is_looked_for_first() -> None:
+    """A package of any extra that is missing is named before anything runs; [gpu] does as well as [cpu]."""
+    found = installed()
+    require_packages(found)
+
+    for package in ("torch", "pyarrow", "prometheus-client", "faiss-cpu"):
+        lacking = {name: version for name, version in found.items() if name != package}
+        with pytest.raises(MissingExtra, match=rf"needs {package}, .*deepmcat\[server,trainer,pretrained,cpu\]"):
+            require_packages(lacking)
+    on_a_gpu = {name: version for name, version in found.items() if name not in ("faiss-cpu", "onnxruntime")}
+    require_packages({**on_a_gpu, "faiss-gpu": "1"})

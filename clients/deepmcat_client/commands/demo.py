@@ -24,7 +24,7 @@ from rich.text import Text
 
 from deepmcat_client.async_client import MAX_IMAGE_BYTES
 from deepmcat_client.client import Client
-from deepmcat_client.commands.doctor import installed, missing
+from deepmcat_client.commands.doctor import Distributions, installed, missing
 from deepmcat_client.commands.progress import image_progress
 from deepmcat_client.commands.tables import output, terms
 from deepmcat_client.demo_server import DemoServer
@@ -63,7 +63,7 @@ def command(
 
     Uses loopback only and leaves nothing running. Training here means `frozen`: a pretrained encoder and clustering.
     """
-    _require_packages()
+    require_packages(installed())
     if data is not None and next(find_files([data]), None) is None:
         raise InvalidRequest(f"there is no file in {data}")
     if data is not None and not data.is_dir():
@@ -78,9 +78,8 @@ def packaged_images() -> list[Path]:
     return [file for file in find_files([f for f in folders if f is not None]) if _may_be_dicom(file)]
 
 
-def _require_packages() -> None:
-    """Refuse at once what would fail half-way. [gpu] does as well as [cpu]."""
-    found = installed()
+def require_packages(found: Distributions) -> None:
+    """Refuse at once what would fail half-way. [gpu] does as well as [cpu]. Raises MissingExtra."""
     for extra in EXTRAS:
         lacking = missing(extra, found)
         if lacking and not (extra == "cpu" and not missing("gpu", found)):
