@@ -1,6 +1,6 @@
 """MedNIST: how well and how fast, beside raw-pixel k-means.
 
-    python benchmarks/mednist.py [--only frozen,raw-pixels-64] [--limit 1200] [--out FILE]
+    python benchmarks/mednist.py [--only frozen,raw-pixels-64] [--limit 1200] [--seed 0] [--out FILE]
 
 Reads mednist.tar in $DEEPMCAT_DATA, and runs the commands that a person would type: prepare once, then train and
 evaluate each recipe. Patients of MedNIST are unknown, so its split is by image, exact duplicates left out.
@@ -41,8 +41,14 @@ def main() -> int:
         return 0
     measured_on = machine.describe()
     with tempfile.TemporaryDirectory(prefix="mednist-") as folder:
-        results = measure(archive, Path(folder), options.only, options.limit)
-    report = {"benchmark": "mednist", "limit": options.limit, "machine": measured_on, "results": results}
+        results = measure(archive, Path(folder), options.only, options.limit, options.seed)
+    report = {
+        "benchmark": "mednist",
+        "limit": options.limit,
+        "seed": options.seed,
+        "machine": measured_on,
+        "results": results,
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print_report(results, Console(width=140))
@@ -50,7 +56,7 @@ def main() -> int:
     return 0
 
 
-def measure(archive: Path, folder: Path, methods: list[str], limit: int | None) -> dict[str, Any]:
+def measure(archive: Path, folder: Path, methods: list[str], limit: int | None, seed: int) -> dict[str, Any]:
     """Scores and seconds of each method, all on one prepared dataset."""
     (folder / "key").write_bytes(KEY)
     source = archive if limit is None else sample(archive, folder / "sample.tar", limit)
@@ -61,7 +67,7 @@ def measure(archive: Path, folder: Path, methods: list[str], limit: int | None) 
     results: dict[str, Any] = {}
     for recipe in (m for m in methods if m in RECIPES):
         artifact, scores = folder / recipe, folder / f"{recipe}.json"
-        trained = _deepmcat("train", dataset, "--out", artifact, "--recipe", recipe)
+        trained = _deepmcat("train", dataset, "--out", artifact, "--recipe", recipe, "--seed", seed)
         evaluated = _deepmcat("evaluate", artifact, dataset, "--json", scores)
         steps = {"prepare": prepared, "train": trained, "evaluate": evaluated}
         results[recipe] = {
@@ -108,6 +114,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="MedNIST: purity and seconds of the recipes, beside raw pixels.")
     parser.add_argument("--only", type=_methods, default=list(METHODS), help=f"some of {','.join(METHODS)}")
     parser.add_argument("--limit", type=int, help="a quick run on about so many images")
+    parser.add_argument("--seed", type=int, default=0, help="of training and of the final stage; the split stays")
     parser.add_argument("--out", type=Path, default=Path("runs/mednist.json"), help="where the JSON goes")
     return parser.parse_args()
 
