@@ -11,8 +11,9 @@ from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat_server.errors import ServerBusy
 from deepmcat_server.interceptors import OWN_PACKAGE, Around, Context
 
-MAX_PROBES = 64
-"""Calls of health and reflection at once. They have a bound of their own, so that a full server still answers them."""
+MAX_PROBES = 512
+"""Calls of health and reflection at once: load-balancing clients keep a Watch open each. A bound of their own, so that
+a full server still answers them."""
 
 STREAMS = frozenset(
     method.name for method in pb.DESCRIPTOR.services_by_name["CategorizationService"].methods if method.client_streaming
