@@ -268,12 +268,19 @@ def test_the_default_recipe_is_named_in_one_line(dataset, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("recipe ")
 
 
+def heed_interrupts():
+    """In the child: a shell starts background jobs with SIGINT ignored, which children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_interrupted_training_says_how_to_go_on(dataset, tmp_path):
     """Ctrl-C: one line, exit code 130, no artifact, and --resume finishes it."""
     begin = [sys.executable, "-m", "deepmcat_client", "train", str(dataset), "--out", str(tmp_path / "a")]
     arguments = ["--recipe", "deepmcat2021-small", "--device", "cpu", "--set", "epochs=400", "--set", "k=4"]
-    with subprocess.Popen([*begin, *arguments], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*begin, *arguments], stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    ) as process:
         lines = [process.stderr.readline()]
         while lines[-1] and not lines[-1].startswith("epoch 1/400"):
             lines.append(process.stderr.readline())
