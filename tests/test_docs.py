@@ -237,3 +237,8 @@ def test_the_parts_of_a_dataset_are_the_code_s() -> None:
     assert [row[0] for row in table("docs/training.md", "part")] == [
         dataset.IMAGES, dataset.MANIFEST, dataset.LABELS, dataset.SOURCES, dataset.REPORT, dataset.KEY, dataset.INFO,
     ]  # fmt: skip
+
+
+def test_no_document_waits_to_be_filled_in() -> None:
+    """No comment in the README stands for something that is to come."""
+    assert "<!--" not in (ROOT / "README.md").read_text()
