@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from deepmcat_core.errors import ArtifactDamaged, MissingExtra
+from deepmcat_core.errors import ArtifactDamaged
+from deepmcat_core.faiss_index import import_faiss, on_device
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -50,14 +53,7 @@ class Centroids:
         return ids, np.clip(1.0 - similarities, 0.0, 2.0).astype(np.float32)
 
 
-def _flat_index(vectors: Floats, device: str):  # type: ignore[no-untyped-def]  # faiss is untyped
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtra("faiss", "cpu") from error
-    index = faiss.IndexFlatIP(vectors.shape[1])
+def _flat_index(vectors: Floats, device: str) -> Any:
+    index = import_faiss().IndexFlatIP(vectors.shape[1])
     index.add(vectors)
-    if device.startswith("cuda") and hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0:
-        ordinal = int(device.partition(":")[2] or 0)
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), ordinal, index)
-    return index
+    return on_device(index, device)

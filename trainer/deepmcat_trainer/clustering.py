@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepmcat_core.centroids import UNIT_TOLERANCE, Centroids
-from deepmcat_core.errors import MissingExtra
+from deepmcat_core.faiss_index import import_faiss, on_device
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -76,10 +76,7 @@ def kmeans(embeddings: Floats, k: int, *, niter: int, nredo: int, seed: int, dev
 
 
 def _train(embeddings: Floats, k: int, niter: int, nredo: int, seed: int, device: str) -> Floats:
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtra("faiss", "cpu") from error
+    faiss = import_faiss()
     parameters = faiss.ClusteringParameters()
     parameters.spherical = True
     parameters.niter, parameters.nredo, parameters.seed = niter, nredo, seed
@@ -87,9 +84,7 @@ def _train(embeddings: Floats, k: int, niter: int, nredo: int, seed: int, device
     parameters.max_points_per_centroid = max(1, len(embeddings))  # no subsampling: it would lose the rare images
     parameters.min_points_per_centroid = 1  # only silences a warning
     clustering = faiss.Clustering(embeddings.shape[1], k, parameters)
-    index: faiss.Index = faiss.IndexFlatIP(embeddings.shape[1])
-    if device.startswith("cuda") and hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0:
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), int(device.partition(":")[2] or 0), index)
+    index = on_device(faiss.IndexFlatIP(embeddings.shape[1]), device)
     clustering.train(np.ascontiguousarray(embeddings, dtype=np.float32), index)
     centroids: Floats = faiss.vector_to_array(clustering.centroids).reshape(k, embeddings.shape[1])
     return centroids

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from deepmcat_core.errors import MissingExtra
+from deepmcat_core.faiss_index import import_faiss, on_device
 from deepmcat_trainer.pca import Pca
 
 Floats = npt.NDArray[np.float32]
@@ -50,20 +50,14 @@ def kmeans(rows: Floats, *, k: int, iterations: int, seed: int, device: str = "c
     faiss subsamples to 256 rows a centroid unless told otherwise, and warns below 39: both bounds are lifted. An
     empty cluster takes half of another in faiss's own way; some may be empty after the last iteration all the same.
     """
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtra("faiss", "cpu") from error
+    faiss = import_faiss()
     parameters = faiss.ClusteringParameters()
     parameters.niter = iterations
     parameters.seed = seed
     parameters.max_points_per_centroid = len(rows)
     parameters.min_points_per_centroid = 1
     clustering = faiss.Clustering(rows.shape[1], k, parameters)
-    index: faiss.Index = faiss.IndexFlatL2(rows.shape[1])
-    if device.startswith("cuda") and hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0:
-        ordinal = int(device.partition(":")[2] or 0)
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), ordinal, index)
+    index = on_device(faiss.IndexFlatL2(rows.shape[1]), device)
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     clustering.train(rows, index)
     _, nearest = index.search(rows, 1)
