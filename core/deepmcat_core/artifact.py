@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -35,6 +34,7 @@ from deepmcat_core import catalog as catalogs
 from deepmcat_core.calibration import Calibration
 from deepmcat_core.catalog import Catalog
 from deepmcat_core.centroids import Centroids
+from deepmcat_core.durable import sync_directory, write_synced
 from deepmcat_core.errors import ArtifactDamaged, ArtifactFormat, ArtifactMissing, ArtifactSelfTest, ConfigError
 from deepmcat_core.manifest import Manifest
 from deepmcat_core.packed import Unpacked, pack
@@ -206,12 +206,12 @@ def _write(target: Path, draft: Draft) -> str:
         (temporary / CATALOG).mkdir()
         catalogs.append(temporary / CATALOG, draft.catalog)
         for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
-            catalogs.sync_directory(folder)
+            sync_directory(folder)
         temporary.rename(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    catalogs.sync_directory(target.parent)
+    sync_directory(target.parent)
     return _digest(text)
 
 
@@ -237,10 +237,7 @@ def _save(tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
 
 def _write_file(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    write_synced(path, content)
 
 
 def _digest(content: bytes) -> str:

@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from deepmcat_core.durable import sync_directory
 from deepmcat_core.errors import ArtifactDamaged, ConfigError
 
 UNKNOWN = "unknown"
@@ -181,15 +182,6 @@ def append(folder: Path, catalog: Catalog, *, link: Callable[[Path, Path], None]
 def file_name(version: int) -> str:
     """The file name of a version."""
     return f"{version:06d}.json"
-
-
-def sync_directory(folder: Path) -> None:
-    """Make a rename or link in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _put_in_place(temporary: Path, target: Path, content: bytes, link: Callable[[Path, Path], None]) -> None:

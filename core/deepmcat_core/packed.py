@@ -10,7 +10,7 @@ import tempfile
 import weakref
 from pathlib import Path
 
-from deepmcat_core import catalog as catalogs
+from deepmcat_core.durable import sync_directory
 from deepmcat_core.errors import ArtifactFormat
 
 
@@ -53,4 +53,4 @@ def pack(folder: Path, target: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(target)
-    catalogs.sync_directory(target.parent)
+    sync_directory(target.parent)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from deepmcat_core.catalog import sync_directory
+from deepmcat_core.durable import sync_directory, write_synced
 from deepmcat_core.errors import ConfigError
 from deepmcat_trainer.monitor import EpochReport
 
@@ -180,9 +179,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _write(path: Path, content: bytes) -> None:
     """Write durably, and so that the name holds either the old content or the new."""
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    write_synced(temporary, content)
     temporary.replace(path)
     sync_directory(path.parent)

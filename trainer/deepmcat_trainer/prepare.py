@@ -9,7 +9,6 @@ archive, and a run that was killed goes on when the same command is given again.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from rich.console import Console
 
 from deepmcat_core.cpus import available_cpus
 from deepmcat_core.decode_pool import DecodePool
+from deepmcat_core.durable import write_synced
 from deepmcat_core.errors import ConfigError, NotAnImage
 from deepmcat_core.planes import ReadOptions
 from deepmcat_trainer import dataset, report, tables
@@ -244,12 +244,5 @@ def _finish(
         labelled=labels is not None,
     )
     journal.commit()
-    _write_synced(folder / dataset.INFO, info.to_json())
+    write_synced(folder / dataset.INFO, info.to_json())
     return info, labelled_rows
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deepmcat_core.durable import sync_directory
 from deepmcat_core.errors import ConfigError
 from deepmcat_trainer import dataset
 from deepmcat_trainer.targets import require_folder, unwritable
@@ -55,9 +55,7 @@ def publish(folder: Path, out: Path) -> None:
             f"the dataset is complete, but cannot be given its name {out}: {error.strerror}; correct that and give the "
             "same command again"
         ) from error
-    descriptor = os.open(out.parent, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync_directory(out.parent)
     shutil.rmtree(folder.parent)
 
 
