@@ -42,7 +42,8 @@ from deepmcat_trainer.budget import Budget
 from deepmcat_trainer.checkpoint import RunKey
 from deepmcat_trainer.dataset import Dataset
 from deepmcat_trainer.features import SplitImages
-from deepmcat_trainer.finish import FinalSettings, finish
+from deepmcat_trainer.finish import finish
+from deepmcat_trainer.grouping import FinalSettings
 from deepmcat_trainer.prepare import PrepareOptions, prepare
 from deepmcat_trainer.run import Run
 from deepmcat_trainer.splits import Shares

@@ -185,7 +185,7 @@ def test_the_recipes_settings_are_the_code_s() -> None:
 
 def test_the_final_stage_s_settings_are_the_code_s() -> None:
     """docs/training.md has every setting of the final stage with its default."""
-    settings = importlib.import_module("deepmcat_trainer.finish").FinalSettings
+    settings = importlib.import_module("deepmcat_trainer.grouping").FinalSettings
     defaults = {f"final.{name}": plain(field.default) for name, field in settings.model_fields.items()}
 
     assert {row[0]: row[1] for row in table("docs/training.md", "setting of the final stage")} == defaults

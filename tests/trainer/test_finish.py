@@ -23,7 +23,8 @@ from deepmcat_trainer.commands import evaluate as evaluate_command
 from deepmcat_trainer.commands import sheets as sheets_command
 from deepmcat_trainer.dataset import Dataset
 from deepmcat_trainer.evaluate import evaluate
-from deepmcat_trainer.finish import FinalSettings, Finished, finish
+from deepmcat_trainer.finish import Finished, finish
+from deepmcat_trainer.grouping import FinalSettings
 from deepmcat_trainer.self_test import self_test_images
 from deepmcat_trainer.summary import print_summary
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deepmcat_trainer.finish import FinalSettings
+from deepmcat_trainer.grouping import FinalSettings
 
 # A recipe that gives a value says the type again, and with it these bounds.
 Count = Annotated[int, Field(ge=1)]

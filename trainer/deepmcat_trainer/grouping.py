@@ -1,0 +1,82 @@
+"""From embeddings to groups: fine clusters, the tree that merges them, and where to cut it, all without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from deepmcat_core.calibration import ALPHA, Calibration
+from deepmcat_core.centroids import Centroids
+from deepmcat_core.errors import ConfigError
+from deepmcat_core.tree import MergeTree
+from deepmcat_trainer.clustering import FineClusters, default_k, kmeans
+from deepmcat_trainer.cut import MAX_CATEGORIES, SuggestedCut, suggest_cut
+from deepmcat_trainer.merge import Linkage, merge_tree
+
+Floats = npt.NDArray[np.float32]
+
+
+class FinalSettings(BaseModel):
+    """The settings of the final stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fine_k: int | None = Field(default=None, ge=1)  # None: one in 25 images, from 64 to 1024 (clustering.default_k)
+    linkage: Linkage = "ward"  # merge.py says what each is good at
+    niter: int = Field(default=20, ge=1)
+    nredo: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
+    max_categories: int = Field(default=MAX_CATEGORIES, ge=1)
+    categories: int | None = Field(default=None, ge=1)  # None: the suggested cut
+    alpha: float = Field(default=ALPHA, gt=0, lt=1)
+
+    def clusters_for(self, images: int) -> int:
+        """How many fine clusters to ask for. Raises ConfigError where `images` are too few for these settings."""
+        k = default_k(images) if self.fine_k is None else self.fine_k
+        if images == 0:
+            raise ConfigError("the dataset has no image to fit; prepare more images")
+        if k > images:
+            raise ConfigError(f"setting 'final.fine_k' is {k}; the dataset has {images} images to fit")
+        if self.categories is not None and self.categories > k:
+            raise ConfigError(f"setting 'final.categories' is {self.categories}; there are {k} fine clusters to merge")
+        return k
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouping:
+    """The fine clusters of the fit images, their merge tree, and the cut that is suggested."""
+
+    fine: FineClusters
+    tree: MergeTree
+    cut: SuggestedCut
+
+
+def group(views: Sequence[Floats], final: FinalSettings, *, device: str = "cpu") -> Grouping:
+    """Group the fit images.
+
+    views: embeddings of the same images, (N, D_v) unit rows each. The first is the space of the fine clusters and of
+    serving; the others only have a say in how clusters merge. Raises ConfigError where there are too few images.
+    """
+    embeddings = views[0]
+    k = final.clusters_for(len(embeddings))
+    fine = kmeans(embeddings, k, niter=final.niter, nredo=final.nredo, seed=final.seed, device=device)
+    tree = merge_tree(fine.sums(embeddings), fine.sizes, final.linkage)
+    cut = suggest_cut(tree, fine, embeddings, max_categories=final.max_categories, seed=final.seed)
+    return Grouping(fine=fine, tree=tree, cut=cut)
+
+
+def calibrate(grouping: Grouping, held_out: Floats, *, alpha: float, device: str = "cpu") -> Calibration:
+    """The calibration by embeddings (n, D) of images that the grouping has not seen."""
+    clusters, distances = Centroids(grouping.fine.centroids, device).nearest(held_out, 1)
+    return Calibration.fit(
+        tree=grouping.tree,
+        fit_clusters=grouping.fine.assignment,
+        fit_distances=grouping.fine.distances,
+        clusters=clusters[:, 0],
+        distances=distances[:, 0],
+        alpha=alpha,
+    )
