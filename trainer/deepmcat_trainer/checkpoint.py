@@ -38,13 +38,15 @@ Ints = npt.NDArray[np.int64]
 class RunKey:
     """What has to be the same for a run to go on: another value would make another run.
 
-    final: the settings of the final stage, which may change until it runs, and are remembered until then.
+    final: the settings of the final stage, which may change until it runs, and are remembered until then, as is
+    previous: the artifact whose categories live on.
     """
 
     recipe: str
     settings: dict[str, Any]
     dataset: str
     final: dict[str, Any] = field(default_factory=dict)
+    previous: str | None = None
 
     def require_equal(self, stored: RunKey, folder: Path) -> None:
         """Raises ConfigError naming the first thing that differs from the `stored` run in `folder`."""

@@ -33,6 +33,7 @@ from deepmcat_trainer.categories import first_catalog
 from deepmcat_trainer.dataset import Dataset
 from deepmcat_trainer.features import embed
 from deepmcat_trainer.grouping import FinalSettings, Grouping, calibrate, group
+from deepmcat_trainer.lineage import Previous, Succession
 from deepmcat_trainer.onnx_export import Gate, NotExportable, equality_gate, export_onnx
 from deepmcat_trainer.self_test import self_test_images
 from deepmcat_trainer.splits import Split
@@ -45,7 +46,10 @@ GATE_IMAGES = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """What the final stage made. suggested_k: the cut it would choose, whether or not the settings said another."""
+    """What the final stage made. suggested_k: the cut it would choose, whether or not the settings said another.
+
+    succession: what became of the categories of the artifact before, where there was one.
+    """
 
     artifact_id: str
     path: Path
@@ -55,6 +59,7 @@ class Finished:
     catalog: Catalog
     calibration: Calibration
     gate: Gate | None  # of an ONNX engine that could be measured, passed or not
+    succession: Succession | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +79,12 @@ def finish(
     *,
     device: str,
     console: Console | None = None,
+    previous: Previous | None = None,
 ) -> Finished:
     """Cluster `dataset` with `encoder`, which it takes over, and write the artifact to `out`.
 
     training: what the manifest says of how the encoder came to be. device: "cpu" or "cuda:N". console: for the lines
-    that a person should read. Raises ConfigError, InferenceError.
+    that a person should read. previous: the artifact whose categories live on. Raises ConfigError, InferenceError.
     """
     console = console or Console(stderr=True)
     size = dataset.preprocessing.size
@@ -97,7 +103,10 @@ def finish(
         made = _cluster(reference, dataset, final)
     assert made is not None
     grouping = made.grouping
-    catalog = first_catalog(grouping, dataset, min(final.categories or grouping.cut.k, grouping.fine.k))
+    k = min(final.categories or grouping.cut.k, grouping.fine.k)
+    catalog, succession = first_catalog(grouping, dataset, k, previous)
+    if succession is not None:
+        training = training | {"previous": succession.to_json([c.id for c in catalog.active])}
     images = self_test_images(size)
     draft = Draft(
         manifest=_manifest(encoder, dataset, made, training | {"final": _record(final, made)}, gate),
@@ -118,6 +127,7 @@ def finish(
         catalog=catalog,
         calibration=made.calibration,
         gate=gate,
+        succession=succession,
     )
 
 

@@ -63,10 +63,11 @@ class _Profile:
         return _short(best.value) if best else ""
 
 
-def suggest(columns: Columns, groups: Ints, k: int) -> list[Suggestion]:
+def suggest(columns: Columns, groups: Ints, k: int, names_kept: Mapping[int, str] | None = None) -> list[Suggestion]:
     """A suggestion for each of the groups 0 … k−1, numbered from the largest.
 
     columns: coded attributes, each with as many values as `groups` (N,) has images; any of them may be missing.
+    names_kept: the groups that have a name already; nothing else is called so.
     """
     overall = {a: Counter(map(_clean, columns[a])) for a in (*BASE, *OTHERS) if a in columns}
     profiles = [_profile(columns, overall, np.flatnonzero(groups == g)) for g in range(k)]
@@ -75,7 +76,7 @@ def suggest(columns: Columns, groups: Ints, k: int) -> list[Suggestion]:
         " ".join(filter(None, [base, profile.distinctive()])) if bases.count(base) > 1 or not base else base
         for base, profile in zip(bases, profiles, strict=True)
     ]
-    return [Suggestion(name=n, terms=p.terms) for n, p in zip(_unique(names), profiles, strict=True)]
+    return [Suggestion(name=n, terms=p.terms) for n, p in zip(_unique(names, names_kept or {}), profiles, strict=True)]
 
 
 def _profile(columns: Columns, overall: Mapping[str, Counter[str]], images: Ints) -> _Profile:
@@ -98,12 +99,15 @@ def _short(value: str) -> str:
     return value.removesuffix(" Storage").removesuffix(" Image")
 
 
-def _unique(names: Sequence[str]) -> list[str]:
+def _unique(names: Sequence[str], kept: Mapping[int, str]) -> list[str]:
     """Names that differ and are not reserved: an empty one becomes "Category 3", a repeated one gets a number."""
-    taken = {UNKNOWN}
+    taken = {UNKNOWN, *(name.casefold() for name in kept.values())}
     result = []
-    for rank, name in enumerate(names, start=1):
-        stem, number = name[:LONGEST].strip() or f"Category {rank}", 2
+    for i, name in enumerate(names):
+        if i in kept:
+            result.append(kept[i])
+            continue
+        stem, number = name[:LONGEST].strip() or f"Category {i + 1}", 2
         candidate = stem
         while candidate.casefold() in taken:
             candidate, number = f"{stem} {number}", number + 1

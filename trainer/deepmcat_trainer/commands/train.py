@@ -22,6 +22,7 @@ from deepmcat_trainer.dataset import Dataset
 from deepmcat_trainer.features import SplitImages
 from deepmcat_trainer.finish import finish
 from deepmcat_trainer.monitor import EpochReport
+from deepmcat_trainer.previous import consult
 from deepmcat_trainer.recipes.base import Recipe, Trained
 from deepmcat_trainer.run import Run
 from deepmcat_trainer.settings import RecipeSettings
@@ -42,6 +43,10 @@ def command(
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as epochs=5 or final.fine_k=64."),
+    ] = None,
+    previous: Annotated[
+        Path | None,
+        typer.Option(metavar="ARTIFACT", help="An earlier artifact, whose category ids and names live on."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     time_budget: Annotated[
@@ -66,6 +71,7 @@ def command(
     chosen = recipes.find(str(name)) if name else recipes.default()
     if stored is not None and stored.recipe == chosen.name:
         given = configs.merged(stored.settings | {"final": stored.final}, given)  # what is not said again stays
+        previous = previous or (Path(stored.previous) if stored.previous else None)
     settings: RecipeSettings = configs.validate(chosen.settings, given)
     data = Dataset.open(dataset)
     key = RunKey(
@@ -73,6 +79,7 @@ def command(
         settings=settings.model_dump(mode="json", exclude={"final"}),
         dataset=_fingerprint(data),
         final=settings.final.model_dump(mode="json"),
+        previous=str(previous.absolute()) if previous else None,
     )
     if stored is not None:
         key.require_equal(stored, folder)
@@ -82,11 +89,12 @@ def command(
     require_folder(out.parent, "--out", called=out.name)
     if not name:
         run.say(_default_line(chosen))
+    before = consult(previous, data, run.device) if previous else None
     try:
         trained = chosen.train(SplitImages(data.images, fit, run.device), settings, run)
         finished = finish(
             trained.encoder, data, settings.final, _training(chosen, settings, trained), out,
-            device=run.device, console=console,
+            device=run.device, console=console, previous=before,
         )  # fmt: skip
     except KeyboardInterrupt:
         if checkpoints.exists(folder):
