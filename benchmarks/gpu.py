@@ -102,7 +102,7 @@ def train(
     last = trained.history[-1]
     return [
         {"what": "train: embed and cluster", "encoder": encoder, "images_per_s": len(fit) / last.cluster_s},
-        {"what": "train: classify", "encoder": encoder, "images_per_s": len(fit) / last.classify_s},
+        {"what": "train: classify", "encoder": encoder, "images_per_s": len(fit) / last.train_s},
     ]
 
 

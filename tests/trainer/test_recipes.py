@@ -14,10 +14,10 @@ from deepmcat_core.encoder import Encoder
 from deepmcat_core.errors import ConfigError
 from deepmcat_core.manifest import EncoderSpec
 from deepmcat_trainer import recipes
+from deepmcat_trainer.body import Body
 from deepmcat_trainer.budget import Budget
 from deepmcat_trainer.checkpoint import RunKey
 from deepmcat_trainer.features import SplitImages
-from deepmcat_trainer.loop import Training
 from deepmcat_trainer.recipes.deepmcat2021 import SmallSettings, encoder_spec, projected
 from deepmcat_trainer.recipes.frozen import FROZEN, FrozenSettings
 from deepmcat_trainer.run import Run
@@ -65,14 +65,12 @@ def test_the_reference_values_are_those_of_the_reference():
 
 def test_long_features_are_exported_as_principal_components(tmp_path):
     """600 features become 256; inner products of centred features stay what the first 256 components make them."""
-    training = Training(
-        Encoder(EncoderSpec(name="wide"), Wide()), images(), SmallSettings(embedding_dim=8), run(tmp_path)
-    )
+    body = Body(Encoder(EncoderSpec(name="wide"), Wide()), images(), run(tmp_path))
     features = np.empty((100, 600), dtype=np.float32)
-    training.embed(features, "")
-    encoder = projected(training)
+    body.embed(features, "")
+    encoder = projected(body, SmallSettings(embedding_dim=8))
     with torch.inference_mode():
-        embeddings = encoder(training.images.batch(np.arange(100))).numpy()
+        embeddings = encoder(body.images.batch(np.arange(100))).numpy()
     centred = features - features.mean(0)
     _, _, vectors = np.linalg.svd(centred)
     expected = centred @ vectors[:8].T

@@ -1,7 +1,7 @@
 """What a run resumes from: a folder beside the artifact to come, with two files and no pickle.
 
     checkpoint.json            recipe, settings, seed, data set, history, and the name and SHA-256 of
-    epoch-0007.safetensors     encoder (batch norm's running statistics too), optimiser, the last assignment
+    epoch-0007.safetensors     encoder (batch norm's running statistics too), objective, optimiser
 
 The tensors are written first, under a name of their own; replacing checkpoint.json is what puts them in force. A
 kill at any moment leaves the epoch before whole.
@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -27,11 +25,10 @@ from deepmcat_core.durable import sync_directory, write_synced
 from deepmcat_core.errors import ConfigError
 from deepmcat_trainer.monitor import EpochReport
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 JSON = "checkpoint.json"
 
 Tensors = dict[str, torch.Tensor]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +64,14 @@ class RunKey:
 class Checkpoint:
     """The state after an epoch.
 
-    encoder: its state_dict. momentum: the body optimiser's buffers by parameter name. labels: (N,) the assignment
-    that the epoch trained on. history: a report per finished epoch.
+    encoder, objective: their state_dict. optimiser: what it remembers, by parameter (optimisers.py). history: a report
+    per finished epoch.
     """
 
     key: RunKey
     encoder: Tensors
-    momentum: Tensors
-    labels: Ints
+    objective: Tensors
+    optimiser: Tensors
     history: tuple[EpochReport, ...] = field(default=())
 
     @property
@@ -124,17 +121,16 @@ class Checkpoint:
             return cls(
                 key=RunKey(**state["key"]),
                 encoder=_section(tensors, "encoder"),
-                momentum=_section(tensors, "momentum"),
-                labels=tensors["labels"].numpy(),
+                objective=_section(tensors, "objective"),
+                optimiser=_section(tensors, "optimiser"),
                 history=tuple(EpochReport(**report) for report in state["history"]),
             )
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise _damaged(folder) from error
 
     def _tensors(self) -> Tensors:
-        tensors = {f"encoder/{name}": tensor for name, tensor in self.encoder.items()}
-        tensors |= {f"momentum/{name}": tensor for name, tensor in self.momentum.items()}
-        tensors["labels"] = torch.from_numpy(self.labels)
+        sections = {"encoder": self.encoder, "objective": self.objective, "optimiser": self.optimiser}
+        tensors = {f"{section}/{name}": value for section, part in sections.items() for name, value in part.items()}
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 

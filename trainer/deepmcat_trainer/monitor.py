@@ -25,35 +25,53 @@ MIN_EFFECTIVE_RANK = 4.0  # six kinds of image well apart have 6 to 9; a network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EpochReport:
-    """One epoch. epoch: from 1. loss: mean cross-entropy.
+class Health:
+    """Of the features of images as they are, not augmented.
 
-    nmi: to the assignment of the epoch before (arithmetic mean), None for the first. It shows how much the clusters
-    still move; it is no measure of quality. spread: standard deviation per dimension of the unit features, times √F.
-    effective_rank: exp of the entropy of the features' variances. cluster_s, classify_s: of the E step
-    and the M step. images_per_s: of the whole epoch.
+    spread: standard deviation per dimension of the unit features, times √F. effective_rank: exp of the entropy of the
+    features' variances.
+    """
+
+    spread: float
+    effective_rank: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochReport:
+    """One epoch. epoch: from 1. loss: its mean. chance: the loss of guessing (ln K), None where there is no such mark.
+
+    k: clusters, None where the objective makes none. nmi: to the assignment of the epoch before (arithmetic mean), None
+    for the first. It shows how much the clusters still move; it is no measure of quality. spread, effective_rank: see
+    Health. cluster_s: before the first step, for targets; train_s: for the steps. images_per_s: of the whole epoch.
     """
 
     epoch: int
     loss: float
-    k: int
+    chance: float | None
+    k: int | None
     nmi: float | None
     empty: int
     largest_share: float
     spread: float
     effective_rank: float
     cluster_s: float
-    classify_s: float
+    train_s: float
     images_per_s: float
 
     def line(self, epochs: int) -> str:
         """The line on the terminal."""
-        nmi = "–" if self.nmi is None else f"{self.nmi:.3f}"
+        chance = "" if self.chance is None else f" (ln K {self.chance:.3f})"
         return (
-            f"epoch {self.epoch}/{epochs}: loss {self.loss:.3f} (ln K {math.log(self.k):.3f}), NMI to previous {nmi}, "
-            f"{self.empty} of {self.k} clusters empty, largest {self.largest_share:.1%}, "
+            f"epoch {self.epoch}/{epochs}: loss {self.loss:.3f}{chance}, {self._clusters()}"
             f"{self.images_per_s:,.0f} images/s"
         )
+
+    def _clusters(self) -> str:
+        if self.k is None:
+            return f"effective rank {self.effective_rank:.1f}, "
+        nmi = "–" if self.nmi is None else f"{self.nmi:.3f}"
+        empty = f"{self.empty} of {self.k} clusters empty, largest {self.largest_share:.1%}"
+        return f"NMI to previous {nmi}, {empty}, "
 
 
 def nmi(labels: Ints, previous: Ints | None) -> float | None:
@@ -66,6 +84,16 @@ def nmi(labels: Ints, previous: Ints | None) -> float | None:
 def largest_share(labels: Ints) -> float:
     """The share of images in the largest cluster."""
     return float(np.bincount(labels).max() / len(labels))
+
+
+def empty(labels: Ints, k: int) -> int:
+    """How many of k clusters have no image."""
+    return k - len(np.unique(labels))
+
+
+def health(pca: Pca) -> Health:
+    """Of the features that `pca` was fitted on."""
+    return Health(spread=spread(pca), effective_rank=effective_rank(pca))
 
 
 def spread(pca: Pca) -> float:
@@ -86,7 +114,7 @@ def warnings(report: EpochReport) -> dict[str, str]:
     """A sentence for each signature of failure that the epoch shows, by the signature's name."""
     found = {}
     settled = report.epoch >= SETTLING_EPOCHS
-    if settled and abs(report.loss / math.log(report.k) - 1) < STUCK_LOSS:
+    if settled and report.chance is not None and abs(report.loss / report.chance - 1) < STUCK_LOSS:
         found["stuck"] = (
             f"the loss is within {STUCK_LOSS:.0%} of ln K: the encoder learns nothing from its clusters. "
             "Try fewer clusters (k), another learning rate (lr) or more images."

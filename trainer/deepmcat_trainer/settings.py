@@ -28,10 +28,15 @@ class RecipeSettings(BaseModel):
     final: FinalSettings = FinalSettings()
 
 
-class DeepClusterSettings(RecipeSettings):
-    """What the loop of DeepCluster needs."""
+class LoopSettings(RecipeSettings):
+    """What the loop needs."""
 
     epochs: Count
+    batch_size: BatchSize
+
+
+class DeepClusterSettings(LoopSettings):
+    """What DeepCluster's objective needs."""
 
     # E step: from features to pseudo-labels
     k: Annotated[int, Field(ge=2)] | None = None  # clusters; None: one in 100 images, from 32 to 1000
@@ -40,7 +45,6 @@ class DeepClusterSettings(RecipeSettings):
     feature_memory_mb: Count = 4096  # features over this lie on disk, beside the checkpoint
 
     # M step: an epoch of classification into the pseudo-labels
-    batch_size: BatchSize
     lr: Positive
     momentum: Momentum
     weight_decay: NotNegative

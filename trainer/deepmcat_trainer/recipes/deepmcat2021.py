@@ -13,8 +13,11 @@ import torch
 
 from deepmcat_core.encoder import Encoder, build_encoder, parse_encoder
 from deepmcat_core.manifest import EncoderSpec
+from deepmcat_trainer import optimisers
+from deepmcat_trainer.body import Body
 from deepmcat_trainer.features import SplitImages, feature_store
 from deepmcat_trainer.loop import Training
+from deepmcat_trainer.objectives.classification import Classification
 from deepmcat_trainer.pca import Pca
 from deepmcat_trainer.recipes.base import Recipe, Trained
 from deepmcat_trainer.run import Run
@@ -71,9 +74,13 @@ def train(images: SplitImages, settings: DeepClusterSettings, run: Run) -> Train
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(settings.seed, Use.WEIGHTS))
         encoder = build_encoder(encoder_spec(settings.encoder, images.size))
-    training = Training(encoder, images, settings, run)
+    body = Body(encoder, images, run)
+    optimiser = optimisers.sgd(
+        [encoder], lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    training = Training(body, Classification(body, settings), optimiser, settings)
     training.train()
-    return Trained(encoder=projected(training), history=tuple(training.history))
+    return Trained(encoder=projected(body, settings), history=tuple(training.history))
 
 
 def encoder_spec(text: str, size: int) -> EncoderSpec:
@@ -82,18 +89,18 @@ def encoder_spec(text: str, size: int) -> EncoderSpec:
     return replace(spec, options={"shrink": max(1, size // 64)}) if spec.name == "small-vgg-sobel" else spec
 
 
-def projected(training: Training) -> Encoder:
+def projected(body: Body, settings: DeepClusterSettings) -> Encoder:
     """The trained encoder; where its features are long, with their first principal components as its projection.
 
     The components are not whitened: whitening makes noise as loud as signal and costs 13 to 28 points of purity in
     the final clusters. Within the E step it stays, because the reference has it.
     """
-    encoder, settings, run = training.encoder, training.settings, training.run
-    n, dim = len(training.images), encoder.backbone.dim
+    encoder, run = body.encoder, body.run
+    n, dim = len(body.images), encoder.backbone.dim
     if dim <= PROJECT_ABOVE:
         return encoder
     with feature_store(n, dim, memory_mb=settings.feature_memory_mb, folder=run.folder) as features:
-        training.embed(features, "projection: embedding")
+        body.embed(features, "projection: embedding")
         pca = Pca.fit(features, settings.embedding_dim, run.device)
     weight = pca.components.float().cpu()  # (D, F)
     bias = -(pca.components @ pca.mean).float().cpu()  # (D,)

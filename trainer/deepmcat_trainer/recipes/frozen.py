@@ -7,8 +7,8 @@ and modalities better than any encoder trained from scratch in minutes.
 from __future__ import annotations
 
 from deepmcat_core.encoder import parse_encoder, pretrained
+from deepmcat_trainer.body import to_device
 from deepmcat_trainer.features import SplitImages
-from deepmcat_trainer.loop import to_device
 from deepmcat_trainer.recipes.base import Recipe, Trained
 from deepmcat_trainer.run import Run
 from deepmcat_trainer.settings import RecipeSettings

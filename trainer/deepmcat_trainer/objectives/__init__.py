@@ -1,0 +1,1 @@
+"""What a recipe makes its encoder learn, one objective a file, behind the one loop."""
