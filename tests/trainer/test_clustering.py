@@ -10,6 +10,7 @@ from scipy.cluster import hierarchy
 
 from deepmcat_trainer.clustering import default_k, kmeans
 from deepmcat_trainer.merge import merge_tree
+from deepmcat_trainer.seeding import greedy
 
 
 def unit(x):
@@ -28,10 +29,11 @@ def fine(embeddings, k, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("images", "k"), [(1, 1), (2, 1), (9, 3), (60, 20), (192, 64), (1600, 64), (24_000, 960), (10**7, 1024)]
+    ("images", "k"),
+    [(1, 1), (2, 1), (9, 3), (60, 20), (192, 64), (1600, 64), (24_000, 960), (10**5, 4000), (10**8, 16_384)],
 )
 def test_default_k(images, k):
-    """One cluster in 25 images, within 64 and 1024, and at least 3 images a cluster."""
+    """One cluster in 25 images, within 64 and 16,384, and at least 3 images a cluster."""
     assert default_k(images) == k
 
 
@@ -76,6 +78,52 @@ def test_a_rare_kind_keeps_its_own_clusters():
     clusters = fine(embeddings, 30)
     rare = np.unique(clusters.assignment[labels == 2])
     assert not np.isin(clusters.assignment[labels != 2], rare).any()
+
+
+def kinds_and_strays(seed):
+    """20,000 images of 30 kinds, 5 groups of 30 that are alike, and 100 images that are like nothing: (N, D), kinds."""
+    rng = np.random.default_rng(seed)
+    embeddings, labels = blobs([*np.full(30, 20_000 // 30), *[30] * 5], dim=32, spread=0.8, seed=seed)
+    strays = unit(rng.normal(size=(100, 32)))
+    return np.concatenate([embeddings, strays]), np.concatenate([labels, np.full(100, -1)])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_groups_too_rare_to_be_drawn_keep_their_own_clusters(seed):
+    """Trained on a tenth of the images, of which a group of 30 has 3, each such group still leads a cluster."""
+    embeddings, labels = kinds_and_strays(seed)
+    clusters = kmeans(embeddings, 120, niter=10, nredo=1, seed=seed, most_rows=2000)
+    led = {np.bincount(labels[clusters.assignment == i] + 1).argmax() - 1 for i in range(clusters.k)}
+    assert led >= set(range(30, 35))
+
+
+def test_training_on_a_sample_gives_clusters_like_any_other():
+    """Above the bound, too, images sit at their nearest cluster, none is empty, and a seed repeats itself."""
+    embeddings, _ = kinds_and_strays(0)
+    clusters, again = (kmeans(embeddings, 40, niter=5, nredo=1, seed=1, most_rows=1000) for _ in range(2))
+    similarities = embeddings @ clusters.centroids.T
+    np.testing.assert_array_equal(clusters.assignment, similarities.argmax(axis=1))
+    np.testing.assert_allclose(clusters.distances, 1 - similarities.max(axis=1), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(clusters.centroids, axis=1), 1, atol=1e-5)
+    assert (clusters.k, clusters.sizes.min() >= 1) == (40, True)
+    np.testing.assert_array_equal(clusters.centroids, again.centroids)
+
+
+def test_identical_images_above_the_bound_leave_no_empty_cluster():
+    """Where no image lies away from a centroid there is nothing to add."""
+    embeddings = np.repeat(blobs([1] * 5)[0], 40, axis=0)
+    clusters = kmeans(embeddings, 20, niter=5, nredo=1, seed=0, most_rows=100)
+    assert clusters.k == 5
+    assert set(clusters.sizes) == {40}
+
+
+def test_a_start_among_strays_takes_the_group():
+    """Of 30 images that are alike and 60 that are like nothing, one of the first four centres is for the 30."""
+    rng = np.random.default_rng(0)
+    group, _ = blobs([30], spread=0.2)
+    rows = np.concatenate([unit(rng.normal(size=(60, 16))), group])
+    first = [greedy(rows, np.zeros(90, np.float32), 20, seed=seed)[:4] for seed in range(5)]
+    assert [sum(chosen >= 60) for chosen in first] == [1] * 5
 
 
 def test_sums_are_the_sums_of_each_clusters_images():

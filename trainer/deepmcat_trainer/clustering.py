@@ -2,6 +2,10 @@
 
 Many, because a rare kind of image only keeps a cluster of its own where there are enough clusters to go round; and
 k-means++, because random starts all fall into the large kinds. Merging comes after (merge.py).
+
+Up to MOST_ROWS images all of them train the centroids. Above, so many drawn at random train three quarters of them;
+the images that are then the farthest from their centroid, among them the kinds too rare to be drawn, train the rest,
+by a start that prefers groups to strays (seeding.py).
 """
 
 from __future__ import annotations
@@ -13,13 +17,18 @@ import numpy.typing as npt
 
 from deepmcat_core.centroids import UNIT_TOLERANCE, Centroids
 from deepmcat_core.faiss_index import import_faiss, on_device
+from deepmcat_trainer.distributed import ALONE, World
+from deepmcat_trainer.seeding import greedy
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 IMAGES_PER_CLUSTER = 25
-FEWEST_CLUSTERS, MOST_CLUSTERS = 64, 1024
+FEWEST_CLUSTERS, MOST_CLUSTERS = 64, 16_384
 FEWEST_IMAGES_PER_CLUSTER = 3  # below this a "cluster" of a small set is an image and its double
+MOST_ROWS = 500_000  # that train: of 256 dimensions they take 512 MB
+FAR_SHARE = 4  # one in so many centroids is for the images farthest from the others, and one in so many rows
+BLOCK = 65_536  # rows looked at in one go
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,34 +54,79 @@ class FineClusters:
 
     def sums(self, embeddings: Floats) -> npt.NDArray[np.float64]:
         """The sum of the embeddings (N, D) of each cluster's images, (K, D): all that averages over pairs need."""
-        order = np.argsort(self.assignment, kind="stable")
-        members = np.split(order, np.cumsum(self.sizes)[:-1])
-        return np.stack([embeddings[rows].sum(axis=0, dtype=np.float64) for rows in members])
+        return _sums(embeddings, self.assignment, self.k)
 
 
 def default_k(images: int) -> int:
-    """How many fine clusters `images` get: one in 25, within 64 and 1024, and never fewer than 3 images each."""
+    """How many fine clusters `images` get: one in 25, within 64 and 16,384, and never fewer than 3 images each."""
     k = int(np.clip(images // IMAGES_PER_CLUSTER, FEWEST_CLUSTERS, MOST_CLUSTERS))
     return max(1, min(k, images // FEWEST_IMAGES_PER_CLUSTER))
 
 
-def kmeans(embeddings: Floats, k: int, *, niter: int, nredo: int, seed: int, device: str = "cpu") -> FineClusters:
-    """Spherical k-means with k-means++ starts over all embeddings (N, D), the best of `nredo` by faiss's objective.
+def kmeans(
+    embeddings: Floats,
+    k: int,
+    *,
+    niter: int,
+    nredo: int,
+    seed: int,
+    device: str = "cpu",
+    most_rows: int = MOST_ROWS,
+    world: World = ALONE,
+) -> FineClusters:
+    """Spherical k-means with k-means++ starts, the best of `nredo` by faiss's objective.
 
-    Clusters that end empty (identical images leave some) are dropped, so there can be fewer than `k`.
+    embeddings: (N, D), of each process of `world` its own part; the clusters are those of all of them together, on
+    every process. most_rows: how many train, and are held by the first process at once. Clusters that end empty
+    (identical images leave some) are dropped, so there can be fewer than `k`.
     """
-    centroids = _train(embeddings, min(k, len(embeddings)), niter, nredo, seed, device)
-    norms = np.linalg.norm(centroids, axis=1)
-    centroids = centroids[np.abs(norms - 1) < UNIT_TOLERANCE]  # opposite images can average to nothing
-    if len(centroids) == 0:
-        centroids = embeddings[:1]
-    nearest, distances = Centroids(centroids, device).nearest(embeddings, 1)
-    used, assignment = np.unique(nearest[:, 0], return_inverse=True)
+    start, n = world.span(len(embeddings))
+    k = min(k, n)
+    trained = k if n <= most_rows else k - k // FAR_SHARE
+    drawn = embeddings if n <= most_rows else embeddings[_here(_drawn(n, most_rows, seed), start, len(embeddings))]
+    rows = world.collect(drawn)
+    centroids = world.tell(None if rows is None else _trained(rows, trained, niter, nredo, seed, device))
+    nearest, distances = _nearest(centroids, embeddings, device)
+    if trained < k:
+        far = _farthest(world.gather(distances), most_rows // FAR_SHARE)
+        here = _here(far, start, len(embeddings))
+        rows, known = world.collect(embeddings[here]), world.collect(1 - distances[here])
+        more = world.tell(
+            None if rows is None or known is None else _far_clusters(rows, known, k - trained, niter, seed, device)
+        )
+        if len(more):
+            others, to_others = _nearest(more, embeddings, device)
+            nearest = np.where(to_others < distances, others + len(centroids), nearest)
+            distances = np.minimum(distances, to_others)
+            centroids = np.concatenate([centroids, more])
+    used, assignment = np.unique(world.gather(nearest), return_inverse=True)
     return FineClusters(
         centroids=np.ascontiguousarray(centroids[used]),
         assignment=assignment.astype(np.int64),
-        distances=distances[:, 0],
+        distances=world.gather(distances),
     )
+
+
+def _drawn(n: int, most: int, seed: int) -> Ints:
+    """`most` of `n` rows, ascending."""
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+
+
+def _farthest(distances: Floats, count: int) -> Ints:
+    """The rows with the `count` largest distances, ascending."""
+    return np.sort(np.argpartition(-distances, count)[:count])
+
+
+def _here(rows: Ints, start: int, length: int) -> Ints:
+    """Those of `rows` that are among the `length` from `start`, counted from there."""
+    return rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + length)] - start
+
+
+def _trained(embeddings: Floats, k: int, niter: int, nredo: int, seed: int, device: str) -> Floats:
+    centroids = _train(embeddings, k, niter, nredo, seed, device)
+    norms = np.linalg.norm(centroids, axis=1)
+    centroids = centroids[np.abs(norms - 1) < UNIT_TOLERANCE]  # opposite images can average to nothing
+    return centroids if len(centroids) else embeddings[:1]
 
 
 def _train(embeddings: Floats, k: int, niter: int, nredo: int, seed: int, device: str) -> Floats:
@@ -88,3 +142,39 @@ def _train(embeddings: Floats, k: int, niter: int, nredo: int, seed: int, device
     clustering.train(np.ascontiguousarray(embeddings, dtype=np.float32), index)
     centroids: Floats = faiss.vector_to_array(clustering.centroids).reshape(k, embeddings.shape[1])
     return centroids
+
+
+def _far_clusters(rows: Floats, known: Floats, k: int, niter: int, seed: int, device: str) -> Floats:
+    """Centroids (≤ k, D) beside those that there are, to which `rows` (n, D) have the similarities `known` (n,)."""
+    centroids = rows[greedy(rows, known, k, seed=seed, device=device)]
+    for _ in range(niter if len(centroids) else 0):
+        nearest, distances = _nearest(centroids, rows, device)
+        own = 1 - distances > known
+        sums = _sums(rows[own], nearest[own], len(centroids))
+        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        kept = norms < UNIT_TOLERANCE  # without images, or their average is nothing
+        centroids = np.where(kept, centroids, sums / np.where(kept, 1, norms)).astype(np.float32)
+    return centroids
+
+
+def _nearest(centroids: Floats, embeddings: Floats, device: str) -> tuple[Ints, Floats]:
+    """The nearest centroid of each row and the distance to it, (N,) each."""
+    index = Centroids(centroids, device)
+    nearest, distances = np.empty(len(embeddings), np.int64), np.empty(len(embeddings), np.float32)
+    for start in range(0, len(embeddings), BLOCK):
+        where = slice(start, start + BLOCK)
+        ids, gaps = index.nearest(embeddings[where], 1)
+        nearest[where], distances[where] = ids[:, 0], gaps[:, 0]
+    return nearest, distances
+
+
+def _sums(embeddings: Floats, assignment: Ints, k: int) -> npt.NDArray[np.float64]:
+    """The sum of the rows of each cluster, (k, D); zeros where it has none."""
+    sums = np.zeros((k, embeddings.shape[1]))
+    for start in range(0, len(embeddings), BLOCK):
+        clusters = assignment[start : start + BLOCK]
+        order = np.argsort(clusters, kind="stable")
+        present, first = np.unique(clusters[order], return_index=True)
+        block = np.asarray(embeddings[start : start + BLOCK], dtype=np.float64)[order]
+        sums[present] += np.add.reduceat(block, first, axis=0)
+    return sums

@@ -25,7 +25,7 @@ class FinalSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fine_k: int | None = Field(default=None, ge=1)  # None: one in 25 images, from 64 to 1024 (clustering.default_k)
+    fine_k: int | None = Field(default=None, ge=1)  # None: one in 25 images, from 64 to 16,384 (clustering.default_k)
     linkage: Linkage = "ward"  # merge.py says what each is good at
     niter: int = Field(default=20, ge=1)
     nredo: int = Field(default=1, ge=1)
