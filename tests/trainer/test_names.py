@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -76,11 +77,12 @@ def test_a_new_name_and_codes_make_a_category_named(apply):
 
 
 def test_merging_moves_clusters_retires_the_source_and_keeps_its_lineage(apply):
-    """A chain of merges ends in its last category."""
+    """A chain of merges ends in its last category, which people have then decided on: it counts as named."""
     after = by_id(apply(HEADER + "c,MR 2,,b\na,CT,,c\n"))
     assert after["b"].clusters == (0, 1, 2, 3)
     assert (after["b"].fit_images, set(after["b"].lineage)) == (100, {"a", "c"})
     assert after["b"].terms == (Term(attribute="M", value="CT", share=0.3),)
+    assert after["b"].status is CategoryStatus.NAMED
     assert {after[i].status for i in "ac"} == {CategoryStatus.RETIRED}
     assert after["a"].clusters == after["c"].clusters == ()
 
@@ -126,6 +128,16 @@ def test_the_same_merges_again_change_nothing(apply, rows):
     """A file that was imported can be imported again, chains of merges and edits of their target included."""
     after = apply(HEADER + rows)
     assert apply(HEADER + rows, to=after) is after
+
+
+def test_a_part_split_off_by_training_can_be_merged_back_twice(apply):
+    """A category that came from another by training goes back into it, and the same file changes nothing again."""
+    split = replace(
+        catalog(), categories=tuple(replace(c, lineage=("b",) * (c.id == "c")) for c in catalog().categories)
+    )
+    after = apply(HEADER + "c,MR 2,,b\n", to=split)
+    assert by_id(after)["b"].lineage == ("c",)
+    assert apply(HEADER + "c,MR 2,,b\n", to=after) is after
 
 
 def test_merges_made_before_a_later_one_are_still_done(apply):

@@ -74,8 +74,9 @@ def read_names(path: Path) -> list[Row]:
 def apply_names(catalog: Catalog, rows: Sequence[Row]) -> Catalog:
     """The next version of the catalog, or the same one where nothing changes. Raises ConfigError naming the line.
 
-    A new name or new codes make a category `named`. A category merged into another gives it its clusters and is
-    retired; the other records it in its lineage. A row whose merge has been made already changes nothing.
+    A new name, new codes or a merge into it make a category `named`: people have decided on it. A category merged into
+    another gives it its clusters and is retired; the other records it in its lineage. A row whose merge has been made
+    already changes nothing.
     """
     by_row = _rows_by_id(catalog, rows)
     edited = {c.id: _edited(c, by_row.get(c.id)) for c in catalog.categories}
@@ -135,7 +136,8 @@ def _is_merged(known: Mapping[str, Category], row: Row) -> bool:
     source = known.get(row.category_id)
     if source is None or source.status is not CategoryStatus.RETIRED or row.merge_into in ("", source.id):
         return False
-    heirs = {merged: c.id for c in known.values() for merged in c.lineage}
+    retired = {c.id for c in known.values() if c.status is CategoryStatus.RETIRED}  # others end in themselves
+    heirs = {before: c.id for c in known.values() for before in c.lineage if before in retired}
 
     def end(id_: str) -> str:
         for _ in heirs:
@@ -173,6 +175,7 @@ def _merge(target: Category, source: Category) -> tuple[Category, Category]:
         target,
         clusters=tuple(sorted(target.clusters + source.clusters)),
         lineage=(*target.lineage, source.id),
+        status=CategoryStatus.NAMED,
         fit_images=target.fit_images + source.fit_images,
         terms=_pooled_terms(target, source),
     )
