@@ -230,6 +230,13 @@ def test_the_figures_are_the_code_s() -> None:
     assert named == {field.name for field in dataclasses.fields(evaluate.CutScores)} - {"k"}
 
 
+def test_the_changes_of_categories_are_the_code_s() -> None:
+    """docs/training.md explains everything that can become of a category."""
+    change = importlib.import_module("deepmcat_trainer.lineage").Change
+
+    assert [row[0] for row in table("docs/training.md", "change")] == [c.value for c in change]
+
+
 def test_the_parts_of_a_dataset_are_the_code_s() -> None:
     """docs/training.md lists every file of a prepared dataset."""
     dataset = importlib.import_module("deepmcat_trainer.dataset")
