@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepmcat_core.backbones.pooling import pooled
 from deepmcat_core.backbones.sobel import Sobel
 from deepmcat_core.encoder import Encoder, build_encoder, parse_encoder, pretrained
 from deepmcat_core.errors import ArtifactDamaged, ConfigError, MissingExtra
@@ -292,3 +293,39 @@ def test_options_are_checked(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             pretrained(spec)
+
+
+def test_pooling_by_quarters_keeps_where_something_lies() -> None:
+    """grid2 has an average for each quarter: their mean is the plain average, and a mirror image is told apart."""
+    maps = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    quarters = pooled(maps, "grid2").view(2, 4, 3)
+
+    torch.testing.assert_close(quarters.mean(1), pooled(maps, "average"))
+    torch.testing.assert_close(pooled(maps.flip(3), "grid2").view(2, 4, 3), quarters[:, [1, 0, 3, 2]])
+    assert pooled(torch.randn(1, 3, 1, 5), "grid2").shape == (1, 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "features"),
+    [
+        ("resnet18", {"pool": "grid2"}, 2048),
+        ("efficientnet-lite0", {"pool": "grid2"}, 5120),
+        ("resnet18", {"sobel": True}, 512),
+        ("small-vgg-sobel", {"sobel": False}, 256),
+    ],
+)
+def test_options_change_the_network_and_no_stored_one(name: str, options: dict[str, Any], features: int) -> None:
+    """Quarters and gradients are options that an older artifact lacks: without them the network is what it was."""
+    encoder, plain = build_encoder(EncoderSpec(name=name, options=options)), build_encoder(EncoderSpec(name=name))
+
+    assert embed(encoder, images()).shape == (3, features)
+    if "pool" in options:
+        plain.load_weights(encoder.weights())
+        quarters = encoder.features(images()).view(3, 4, -1)
+        torch.testing.assert_close(quarters.mean(1), plain.eval().features(images()), rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_pooling_is_a_sentence() -> None:
+    """Both ways are named."""
+    with pytest.raises(ConfigError, match="pool is 'max'; 'average' and 'grid2'"):
+        build_encoder(EncoderSpec(name="resnet18", options={"pool": "max"}))

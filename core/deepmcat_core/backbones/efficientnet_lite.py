@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from deepmcat_core.backbones.backbone import Backbone
+from deepmcat_core.backbones.pooling import Pool, cells, pooled
 from deepmcat_core.errors import MissingExtra
 
 STEM, HEAD = 32, 1280
@@ -29,16 +30,20 @@ STAGES = (
 
 
 class EfficientNetLite0(Backbone):
-    """Globally average pooled: 1280 features, 3.4 million parameters."""
+    """Globally average pooled: 1280 features, 3.4 million parameters.
 
-    dim = HEAD
+    pool: see pooling.py; "grid2" gives 5120 features with the same weights.
+    """
+
     # The Lite weights were trained on (value − 127) / 128 (MEAN_RGB and STDDEV_RGB of TensorFlow's
     # efficientnet/lite), not with the ImageNet statistics of the other EfficientNets.
     mean = (127 / 255,) * 3
     std = (128 / 255,) * 3
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Pool = "average") -> None:
         super().__init__()
+        self.pool = pool
+        self.dim = HEAD * cells(pool)
         self.conv_stem = SameConv(3, STEM, 3, stride=2)
         self.bn0 = _norm(STEM)
         blocks: list[nn.Module] = []
@@ -52,10 +57,9 @@ class EfficientNetLite0(Backbone):
         self.bn1 = _norm(HEAD)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) → (B, 1280)."""
+        """(B, 3, S, S) → (B, dim)."""
         maps = self.blocks(F.relu6(self.bn0(self.conv_stem(images))))  # (B, 320, S/32, S/32)
-        features: torch.Tensor = F.relu6(self.bn1(self.conv_head(maps))).mean(dim=(2, 3))
-        return features
+        return pooled(F.relu6(self.bn1(self.conv_head(maps))), self.pool)
 
     @classmethod
     def pretrained(cls, **options: Any) -> tuple[Self, dict[str, Any]]:

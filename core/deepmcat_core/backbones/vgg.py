@@ -29,16 +29,25 @@ class VggSobel(Backbone):
     """
 
     def __init__(
-        self, widths: Sequence[int], *, stride: int = 1, grid: int, hidden: int, dim: int, dropout: float
+        self,
+        widths: Sequence[int],
+        *,
+        stride: int = 1,
+        grid: int,
+        hidden: int,
+        dim: int,
+        dropout: float,
+        sobel: bool = True,
     ) -> None:
         """widths: of the 3×3 convolutions, POOL between. stride: of the first one.
 
-        grid: side of the grid that is left, whatever the image's size.
+        grid: side of the grid that is left, whatever the image's size. sobel: False for grey values in place of
+        gradients.
         """
         super().__init__()
         self.dim = dim
-        self.sobel = Sobel()
-        self.convolutions = nn.Sequential(*_convolutions(2, widths, stride))
+        self.sobel = Sobel() if sobel else nn.Identity()
+        self.convolutions = nn.Sequential(*_convolutions(2 if sobel else 1, widths, stride))
         self.grid = nn.AdaptiveAvgPool2d(grid)
         channels = [width for width in widths if width != POOL][-1]
         self.connected = nn.Sequential(
@@ -56,8 +65,8 @@ class VggSobel(Backbone):
 class Vgg16Sobel(VggSobel):
     """VGG-16 with batch norm: 7×7 grid, 4096 features, 134 million parameters. DeepCluster reference defaults."""
 
-    def __init__(self) -> None:
-        super().__init__(VGG16, grid=7, hidden=4096, dim=4096, dropout=0.5)
+    def __init__(self, sobel: bool = True) -> None:
+        super().__init__(VGG16, grid=7, hidden=4096, dim=4096, dropout=0.5, sobel=sobel)
 
 
 class SmallVggSobel(VggSobel):
@@ -68,8 +77,8 @@ class SmallVggSobel(VggSobel):
     128 px to the 64 px that this network is for.
     """
 
-    def __init__(self, shrink: int = 1) -> None:
-        super().__init__(SMALL, grid=4, hidden=256, dim=256, dropout=0.0)
+    def __init__(self, shrink: int = 1, sobel: bool = True) -> None:
+        super().__init__(SMALL, grid=4, hidden=256, dim=256, dropout=0.0, sobel=sobel)
         self.shrink = nn.AvgPool2d(shrink)
         for layer in self.connected:
             if isinstance(
