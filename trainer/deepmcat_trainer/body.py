@@ -36,20 +36,30 @@ class Body:
         """Where the encoder is: "cpu" or "cuda[:N]"."""
         return self.run.device
 
+    @property
+    def part(self) -> slice:
+        """The images that this process embeds."""
+        return self.run.world.part(len(self.images))
+
     def autocast(self) -> torch.autocast:
         """bfloat16 on a GPU: it has float32's range, so that the loss needs no scaling."""
         return torch.autocast("cuda", dtype=torch.bfloat16, enabled=self.device.startswith("cuda"))
 
-    @torch.inference_mode()
     def embed(self, out: Floats, description: str) -> None:
         """Write the features (N, F) of all images to `out`, in the order of the split; leaves the encoder in eval mode.
 
-        Raises InferenceError where features are not finite.
+        Each process embeds its part and hears of the others'. Raises InferenceError where features are not finite.
         """
+        self.embed_part(out[self.part], description)
+        self.run.world.share(out)
+
+    @torch.inference_mode()
+    def embed_part(self, out: Floats, description: str) -> None:
+        """As embed, but only the features (n, F) of this process's part: all of them may fit into no process."""
         start = self.run.budget.used
         self.encoder.eval()
-        with self.run.bar(description, len(self.images)) as advance, self.autocast():
-            for where, pixels in self.images.batches():
+        with self.run.bar(description, len(out)) as advance, self.autocast():
+            for where, pixels in self.images.batches(self.part):
                 features = self.encoder.features(pixels).float().cpu().numpy()  # (B, F)
                 if not np.isfinite(features).all():
                     raise InferenceError("features are not finite: try a lower learning rate (lr)")

@@ -80,16 +80,18 @@ def kmeans(
     every process. most_rows: how many train, and are held by the first process at once. Clusters that end empty
     (identical images leave some) are dropped, so there can be fewer than `k`.
     """
-    start, n = world.span(len(embeddings))
+    _, n = world.span(len(embeddings))
     k = min(k, n)
     trained = k if n <= most_rows else k - k // FAR_SHARE
-    drawn = embeddings if n <= most_rows else embeddings[_here(_drawn(n, most_rows, seed), start, len(embeddings))]
-    rows = world.collect(drawn)
+    if n <= most_rows:
+        rows = world.collect(embeddings)
+    else:
+        rows = world.collect(embeddings[world.within(drawn(n, most_rows, seed), len(embeddings))])
     centroids = world.tell(None if rows is None else _trained(rows, trained, niter, nredo, seed, device))
     nearest, distances = _nearest(centroids, embeddings, device)
     if trained < k:
         far = _farthest(world.gather(distances), most_rows // FAR_SHARE)
-        here = _here(far, start, len(embeddings))
+        here = world.within(far, len(embeddings))
         rows, known = world.collect(embeddings[here]), world.collect(1 - distances[here])
         more = world.tell(
             None if rows is None or known is None else _far_clusters(rows, known, k - trained, niter, seed, device)
@@ -107,7 +109,7 @@ def kmeans(
     )
 
 
-def _drawn(n: int, most: int, seed: int) -> Ints:
+def drawn(n: int, most: int, seed: int) -> Ints:
     """`most` of `n` rows, ascending."""
     return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
@@ -115,11 +117,6 @@ def _drawn(n: int, most: int, seed: int) -> Ints:
 def _farthest(distances: Floats, count: int) -> Ints:
     """The rows with the `count` largest distances, ascending."""
     return np.sort(np.argpartition(-distances, count)[:count])
-
-
-def _here(rows: Ints, start: int, length: int) -> Ints:
-    """Those of `rows` that are among the `length` from `start`, counted from there."""
-    return rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + length)] - start
 
 
 def _trained(embeddings: Floats, k: int, niter: int, nredo: int, seed: int, device: str) -> Floats:

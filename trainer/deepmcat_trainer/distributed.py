@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from deepmcat_core.engine import choose_device
 from deepmcat_core.errors import InferenceError
 
 Array = TypeVar("Array", bound=npt.NDArray[Any])
@@ -27,6 +28,7 @@ PATIENCE = timedelta(hours=12)
 
 
 TYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32), np.dtype(np.int64))
+BLOCK = 65_536  # rows that travel at once
 HEADER = 4  # type, number of dimensions, and at most two of them
 
 
@@ -100,6 +102,27 @@ class World:
         assert value is not None
         return value
 
+    def share(self, out: npt.NDArray[Any]) -> None:
+        """Fill in `out` (N, …), where each process has written its part, the parts of the others."""
+        for rank in range(self.size if self.size > 1 else 0):
+            part = World(rank, self.size).part(len(out))
+            for start in range(part.start, part.stop, BLOCK):
+                with _peers():
+                    dist.broadcast(torch.from_numpy(out[start : min(start + BLOCK, part.stop)]), rank)
+
+    def within(self, chosen: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
+        """Those of the rows `chosen` (ascending) of all that are among this process's `n`, counted from its first."""
+        start, _ = self.span(n)
+        return chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, start + n)] - start
+
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        self.sum(torch.zeros(1))
+
+    def decide(self, choice: bool) -> bool:
+        """The first process's choice, on every one."""
+        return bool(self.tell(np.array([choice], dtype=np.int64))[0])
+
     def sum_all(self, tensors: Iterable[torch.Tensor]) -> None:
         """As sum, of many tensors of one type in one exchange: gradients, say."""
         if self.size == 1:
@@ -121,13 +144,25 @@ class World:
 ALONE = World()
 
 
+def own_device(device: str) -> str:
+    """As choose_device, but under torchrun each process of a machine has a GPU of its own. Raises ConfigError."""
+    chosen = choose_device(device)
+    if chosen == "cpu" or not _started_by_torchrun():
+        return chosen
+    return choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+
+
+def _started_by_torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @contextmanager
 def joined(device: str) -> Iterator[World]:
     """The world that torchrun's environment describes: ALONE where it did not start this process.
 
     device: "cpu" or "cuda[:N]", where gradients are exchanged with nccl. Everything else goes over gloo.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _started_by_torchrun():
         yield ALONE
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)

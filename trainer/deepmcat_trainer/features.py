@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,12 +51,12 @@ class SplitImages:
         pixels = np.ascontiguousarray(self._images[self._indices[rows]])
         return torch.from_numpy(pixels)[:, None].to(self.device)
 
-    def batches(self) -> Iterator[tuple[slice, Tensor]]:
-        """All images in order, with where they go, in batches of the size that the device is fastest with."""
+    def batches(self, part: slice) -> Iterator[tuple[slice, Tensor]]:
+        """The images of `part` in order, with their places in it, in batches that the device is fastest with."""
         size = LARGEST_BATCH[self.device.type]
-        for start in range(0, len(self), size):
-            rows = np.arange(start, min(start + size, len(self)))
-            yield slice(start, start + len(rows)), self.batch(rows)
+        for start in range(part.start, part.stop, size):
+            rows = np.arange(start, min(start + size, part.stop))
+            yield slice(start - part.start, start - part.start + len(rows)), self.batch(rows)
 
     def _fit_on_device(self) -> bool:
         free, _ = torch.cuda.mem_get_info(self.device)
@@ -80,13 +81,13 @@ def embed(engine: Engine, images: Pixels, indices: Ints, *, description: str, ba
 
 @contextmanager
 def feature_store(n: int, dim: int, *, memory_mb: int, folder: Path) -> Iterator[Floats]:
-    """Room for (n, dim) float32: in memory up to `memory_mb`, else in a file in `folder` for as long as the block."""
+    """Room for (n, dim) float32: in memory up to `memory_mb`, else in a file in `folder` for as long as the block.
+
+    The file has no name: processes do not meet there, and one that is killed leaves nothing.
+    """
     if n * dim * 4 <= memory_mb * 2**20:
         yield np.empty((n, dim), dtype=np.float32)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "features.npy"
-    try:
-        yield np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, dim))
-    finally:
-        path.unlink(missing_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        yield np.memmap(file, mode="w+", dtype=np.float32, shape=(n, dim))

@@ -10,7 +10,7 @@ features that do not fit in memory (features.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -55,12 +55,12 @@ class Training:
         warned: set[str] = set()
         with _own_randomness(self.run.device), _device_errors(self.settings):
             for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
-                if self.history and not self._fits(self.history[-1]):
+                if self.history and not self.run.world.decide(self._fits(self.history[-1])):
                     self.run.say(f"time budget: stopping after epoch {epoch - 1} of {self.settings.epochs}")
                     break
                 report = self.epoch(epoch)
                 self.history.append(report)
-                self.checkpoint().save(self.run.folder)
+                self.save()
                 self.run.say(report.line(self.settings.epochs))
                 for signature, sentence in monitor.warnings(report).items():
                     if signature not in warned:
@@ -72,31 +72,43 @@ class Training:
         start = self.run.budget.used
         torch.manual_seed(derive(self.settings.seed, Use.TRAINING, number))
         begun = self.objective.begin_epoch(number)
+        if self.run.world.rank > 0:  # what it drew is the same in all processes; what they do to images should not be
+            torch.manual_seed(derive(self.settings.seed + self.run.world.rank, Use.TRAINING, number))
         middle = self.run.budget.used
         loss = self.learn(begun.order, number)
         return self._report(number, begun, loss, middle - start, self.run.budget.used - middle)
 
     def learn(self, order: Ints, epoch: int) -> float:
-        """A step for each batch of `order`; returns the mean loss."""
+        """A step for each batch of `order`, of which each process has a part; returns the mean loss."""
+        world = self.run.world
         stepping = (self.optimiser, *self.objective.optimisers)
         losses, seen = torch.zeros((), device=self.run.device), 0  # read at the end: reading makes a CPU wait for a GPU
         self.body.encoder.train()
         self.objective.train()
         with self.run.bar(f"epoch {epoch}: training", len(order)) as advance:
-            for rows in _batches(order, self.settings.batch_size):
-                loss = self.objective.loss(rows)
+            for batch in _batches(order, self.settings.batch_size, least=2 * world.size):
+                rows = batch[world.rank :: world.size]
+                loss = self.objective.loss(rows) * (len(rows) / len(batch))  # a share of the mean over the batch
                 for optimiser in stepping:
                     optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
+                world.sum_all(_gradients(stepping))
                 for optimiser in stepping:
                     optimiser.step()
-                losses += loss.detach().float() * len(rows)
-                seen += len(rows)
-                advance(len(rows))
-        mean = float(losses) / seen
+                losses += loss.detach().float() * len(batch)
+                seen += len(batch)
+                advance(len(batch))
+        self._average_statistics()
+        mean = float(world.sum(losses)) / seen
         if not math.isfinite(mean):
             raise InferenceError(f"the loss of epoch {epoch} is not a number: try a lower learning rate (lr)")
         return mean
+
+    def save(self) -> None:
+        """Put the state in force, by the first process; the others wait, and so fail where it does."""
+        if self.run.world.first:
+            self.checkpoint().save(self.run.folder)
+        self.run.world.barrier()
 
     def checkpoint(self) -> Checkpoint:
         """The state after the last finished epoch."""
@@ -117,6 +129,15 @@ class Training:
         optimisers.restore(self.optimiser, self._parameters(), stored.optimiser)
         self.history = list(stored.history)
         self.run.say(f"resuming after epoch {stored.epoch} of {self.settings.epochs}")
+
+    def _average_statistics(self) -> None:
+        """Batch norm has seen other images in each process; from here on they share the mean of what it remembers."""
+        modules = [*self.body.encoder.modules(), *self.objective.modules()]
+        norms = {id(module): module for module in modules if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)}
+        remembered = [x for norm in norms.values() for x in (norm.running_mean, norm.running_var) if x is not None]
+        if self.run.world.size > 1 and remembered:
+            self.run.world.sum_all(remembered)
+            torch._foreach_div_(remembered, self.run.world.size)
 
     def _parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return optimisers.trained_parameters({"encoder": self.body.encoder, "objective": self.objective})
@@ -144,11 +165,18 @@ class Training:
         return self.run.budget.fits(last.cluster_s + last.train_s + final_s)
 
 
-def _batches(order: Ints, size: int) -> Iterator[Ints]:
-    """`order` in batches; a last batch of one image is left out, because batch norm needs two."""
+def _batches(order: Ints, size: int, least: int) -> Iterator[Ints]:
+    """`order` in batches; a last batch below `least` is left out, because batch norm needs two images a process."""
     for start in range(0, len(order), size):
-        if len(rows := order[start : start + size]) > 1:
+        if len(rows := order[start : start + size]) >= least:
             yield rows
+
+
+def _gradients(stepping: Iterable[torch.optim.Optimizer]) -> Iterator[torch.Tensor]:
+    """Of all that the optimisers step."""
+    for optimiser in stepping:
+        for group in optimiser.param_groups:
+            yield from (p.grad for p in group["params"] if p.grad is not None)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from deepmcat_trainer.distributed import ALONE, World
+
 Floats = npt.NDArray[np.float32]
 
 CHUNK_ROWS = 4096
@@ -34,10 +36,21 @@ class Pca:
     direction: float
 
     @classmethod
-    def fit(cls, features: Floats, dim: int, device: str = "cpu", chunk_rows: int = CHUNK_ROWS) -> Pca:
-        """At most `dim` components of `features` (N, F); fewer where the rank is lower."""
-        mean, direction = _means(features, device, chunk_rows)
-        covariance = _covariance(features, mean, device, chunk_rows)  # (F, F)
+    def fit(
+        cls,
+        features: Floats,
+        dim: int,
+        device: str = "cpu",
+        *,
+        chunk_rows: int = CHUNK_ROWS,
+        world: World = ALONE,
+    ) -> Pca:
+        """At most `dim` components; fewer where the rank is lower.
+
+        features: (N, F), of each process of `world` its own part; the components are those of all of them together.
+        """
+        mean, direction = _means(features, device, chunk_rows, world)
+        covariance = _covariance(features, mean, device, chunk_rows, world)  # (F, F)
         variances, vectors = torch.linalg.eigh(covariance)  # ascending
         variances, vectors = variances.flip(0).clamp_min(0), vectors.flip(1)
         rank = int((variances > RANK_TOLERANCE * variances[0]).sum())
@@ -60,22 +73,24 @@ class Pca:
         return whitened
 
 
-def _means(features: Floats, device: str, chunk_rows: int) -> tuple[torch.Tensor, float]:
+def _means(features: Floats, device: str, chunk_rows: int, world: World) -> tuple[torch.Tensor, float]:
     """The mean row, and the length of the mean unit row."""
     total = torch.zeros(features.shape[1], dtype=torch.float64, device=device)
     units = torch.zeros_like(total)
     for _, chunk in _chunks(features, device, chunk_rows):
         total += chunk.sum(0)
         units += torch.nn.functional.normalize(chunk, dim=1).sum(0)
-    return total / len(features), float(units.norm()) / len(features)
+    _, n = world.span(len(features))
+    return world.sum(total) / n, float(world.sum(units).norm()) / n
 
 
-def _covariance(features: Floats, mean: torch.Tensor, device: str, chunk_rows: int) -> torch.Tensor:
+def _covariance(features: Floats, mean: torch.Tensor, device: str, chunk_rows: int, world: World) -> torch.Tensor:
     covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=device)
     for _, chunk in _chunks(features, device, chunk_rows):
         centred = chunk - mean
         covariance += centred.T @ centred
-    return covariance / len(features)
+    _, n = world.span(len(features))
+    return world.sum(covariance) / n
 
 
 def _chunks(features: Floats, device: str, rows: int) -> Iterator[tuple[int, torch.Tensor]]:

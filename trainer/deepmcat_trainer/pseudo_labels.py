@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deepmcat_core.faiss_index import import_faiss, on_device
+from deepmcat_trainer.clustering import BLOCK, MOST_ROWS, drawn
+from deepmcat_trainer.distributed import ALONE, World
 from deepmcat_trainer.pca import Pca
 
 Floats = npt.NDArray[np.float32]
@@ -31,11 +33,38 @@ def default_k(n: int) -> int:
     return min(int(np.clip(n // 100, 32, 1000)), max(2, n // 2))
 
 
-def assign(features: Floats, *, k: int, pca_dim: int, iterations: int, seed: int, device: str = "cpu") -> PseudoLabels:
-    """PCA-whitening, L2, k-means. features: (N, F)."""
-    pca = Pca.fit(features, pca_dim, device)
-    reduced = normalised(pca.whiten(features))  # (N, d)
-    return PseudoLabels(labels=kmeans(reduced, k=k, iterations=iterations, seed=seed, device=device), pca=pca)
+def assign(
+    features: Floats,
+    *,
+    k: int,
+    pca_dim: int,
+    iterations: int,
+    seed: int,
+    device: str = "cpu",
+    most_rows: int = MOST_ROWS,
+    world: World = ALONE,
+) -> PseudoLabels:
+    """PCA-whitening, L2, k-means.
+
+    features: (N, F), of each process of `world` its own part; the labels are of all images, on every process.
+    most_rows: how many train the centroids, and are whitened at once.
+    """
+    pca = Pca.fit(features, pca_dim, device, world=world)
+    _, n = world.span(len(features))
+    if n <= most_rows:
+        reduced = _reduced(pca, features)  # (n, d)
+        centroids = _told(world, world.collect(reduced), k, iterations, seed, device)
+        nearest = _nearest(centroids, reduced, device)
+    else:
+        sample = features[world.within(drawn(n, most_rows, seed), len(features))]
+        centroids = _told(world, world.collect(_reduced(pca, sample)), k, iterations, seed, device)
+        blocks = (features[start : start + BLOCK] for start in range(0, len(features), BLOCK))
+        nearest = np.concatenate([_nearest(centroids, _reduced(pca, block), device) for block in blocks])
+    return PseudoLabels(labels=world.gather(nearest), pca=pca)
+
+
+def _reduced(pca: Pca, features: Floats) -> Floats:
+    return normalised(pca.whiten(features))
 
 
 def normalised(rows: Floats) -> Floats:
@@ -45,10 +74,19 @@ def normalised(rows: Floats) -> Floats:
 
 
 def kmeans(rows: Floats, *, k: int, iterations: int, seed: int, device: str = "cpu") -> Ints:
-    """The cluster of each row (N, d), by faiss k-means over all rows from a random start.
+    """The cluster of each row (N, d), by faiss k-means over all rows from a random start."""
+    return _nearest(_centroids(rows, k, iterations, seed, device), rows, device)
 
-    faiss subsamples to 256 rows a centroid unless told otherwise, and warns below 39: both bounds are lifted. An
-    empty cluster takes half of another in faiss's own way; some may be empty after the last iteration all the same.
+
+def _told(world: World, rows: Floats | None, k: int, iterations: int, seed: int, device: str) -> Floats:
+    return world.tell(None if rows is None else _centroids(rows, k, iterations, seed, device))
+
+
+def _centroids(rows: Floats, k: int, iterations: int, seed: int, device: str) -> Floats:
+    """The centroids (k, d), trained on all rows.
+
+    Left alone, faiss subsamples to 256 rows a centroid, and warns below 39: both bounds are lifted. An empty cluster
+    takes half of another in faiss's own way; some may be empty after the last iteration all the same.
     """
     faiss = import_faiss()
     parameters = faiss.ClusteringParameters()
@@ -57,8 +95,13 @@ def kmeans(rows: Floats, *, k: int, iterations: int, seed: int, device: str = "c
     parameters.max_points_per_centroid = len(rows)
     parameters.min_points_per_centroid = 1
     clustering = faiss.Clustering(rows.shape[1], k, parameters)
-    index = on_device(faiss.IndexFlatL2(rows.shape[1]), device)
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
-    clustering.train(rows, index)
-    _, nearest = index.search(rows, 1)
+    clustering.train(np.ascontiguousarray(rows, dtype=np.float32), on_device(faiss.IndexFlatL2(rows.shape[1]), device))
+    centroids: Floats = faiss.vector_to_array(clustering.centroids).reshape(k, rows.shape[1])
+    return centroids
+
+
+def _nearest(centroids: Floats, rows: Floats, device: str) -> Ints:
+    index = import_faiss().IndexFlatL2(rows.shape[1])
+    index.add(centroids)
+    _, nearest = on_device(index, device).search(np.ascontiguousarray(rows, dtype=np.float32), 1)
     return np.asarray(nearest[:, 0], dtype=np.int64)

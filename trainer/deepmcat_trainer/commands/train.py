@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 
 from deepmcat_core import config as configs
-from deepmcat_core.engine import choose_device
 from deepmcat_core.errors import ConfigError
 from deepmcat_trainer import checkpoint as checkpoints
 from deepmcat_trainer import dataset as datasets
@@ -19,6 +18,7 @@ from deepmcat_trainer import provenance, recipes
 from deepmcat_trainer.budget import Budget, parse_duration
 from deepmcat_trainer.checkpoint import RunKey
 from deepmcat_trainer.dataset import Dataset
+from deepmcat_trainer.distributed import joined, own_device
 from deepmcat_trainer.features import SplitImages
 from deepmcat_trainer.finish import finish
 from deepmcat_trainer.monitor import EpochReport
@@ -58,7 +58,7 @@ def command(
     """Train an encoder, cluster the dataset with it, and write the artifact.
 
     Opens the fit and calibration splits, and never a label. The state after each epoch is kept beside ARTIFACT, in
-    ARTIFACT.run, until the artifact is written.
+    ARTIFACT.run, until the artifact is written. Started by torchrun, training is shared among its processes.
     """
     console = Console(stderr=True)
     budget = Budget(parse_duration(time_budget) if time_budget else None)
@@ -83,15 +83,23 @@ def command(
     )
     if stored is not None:
         key.require_equal(stored, folder)
-    run = Run(folder=folder, key=key, device=choose_device(device), budget=budget, console=console, resume=resume)
+    chosen_device = own_device(device)
     fit = data.indices(Split.FIT)
     settings.final.clusters_for(len(fit))  # refuses what the final stage would refuse, before hours of training
     require_folder(out.parent, "--out", called=out.name)
-    if not name:
-        run.say(_default_line(chosen))
-    before = consult(previous, data, run.device) if previous else None
+    before = None
     try:
-        trained = chosen.train(SplitImages(data.images, fit, run.device), settings, run)
+        with joined(chosen_device) as world:
+            run = Run(
+                folder=folder, key=key, device=chosen_device, budget=budget, console=console, resume=resume, world=world
+            )
+            if not name:
+                run.say(_default_line(chosen))
+            if previous and world.first:
+                before = consult(previous, data, run.device)
+            trained = chosen.train(SplitImages(data.images, fit, run.device), settings, run)
+        if not world.first:
+            return
         finished = finish(
             trained.encoder, data, settings.final, _training(chosen, settings, trained), out,
             device=run.device, console=console, previous=before,
