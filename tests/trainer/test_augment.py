@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from deepmcat_trainer.augment import CropAndFlip
+from deepmcat_trainer.augment import STRENGTHS, CropAndFlip, Views
 
 
 def batch(n=4, size=32):
@@ -53,3 +54,39 @@ def test_a_seed_repeats_it():
             results.append(augment(batch()))
 
     assert torch.equal(*results)
+
+
+def views(augmentation, images, n=2, seed=3, flip=0.0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Views(augmentation, flip=flip).of(images, n)
+
+
+@pytest.mark.parametrize("augmentation", STRENGTHS)
+def test_views_are_what_the_encoder_takes(augmentation):
+    """Floats from 0 to 1, all first views before all second ones, each its own, and a seed repeats them."""
+    made = views(augmentation, batch(3))
+
+    assert (made.shape, made.dtype) == ((6, 1, 32, 32), torch.float32)
+    assert 0 <= made.min() <= made.max() <= 1
+    assert not any(torch.allclose(made[i], made[j]) for i in range(6) for j in range(i))
+    assert torch.equal(made, views(augmentation, batch(3)))
+    assert not torch.equal(made, views(augmentation, batch(3), seed=4))
+
+
+def test_stronger_views_are_further_from_the_image():
+    """On a smooth image, mild changes less than strong."""
+    ramp = torch.linspace(0, 255, 32).expand(64, 1, 32, 32).to(torch.uint8)
+    distances = [(views(name, ramp, 1) - ramp / 255).square().mean() for name in ("mild", "strong")]
+
+    assert distances[0] < distances[1]
+
+
+def test_no_view_is_mirrored_unless_asked_for():
+    """Left stays left: of an image bright on the right every view is; a certain flip mirrors just that."""
+    ramp = torch.linspace(0, 255, 32).expand(16, 1, 32, 32).to(torch.uint8)
+    for name in STRENGTHS:
+        made = views(name, ramp)
+        assert (made[..., 16:].mean(dim=(1, 2, 3)) > made[..., :16].mean(dim=(1, 2, 3))).all()
+
+    assert torch.allclose(views("crops", ramp, flip=1.0), views("crops", ramp).flip(3), atol=1e-5)

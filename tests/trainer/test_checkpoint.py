@@ -18,8 +18,8 @@ KEY = RunKey(recipe="deepmcat2021", settings={"lr": 0.05, "crop_scale": [0.08, 1
 
 def report(epoch):
     return EpochReport(
-        epoch=epoch, loss=1.5, chance=2.1, k=8, nmi=None if epoch == 1 else 0.5, empty=0, largest_share=0.2, spread=0.7,
-        effective_rank=9.0, cluster_s=1.0, train_s=2.0, images_per_s=100.0,
+        epoch=epoch, loss=1.5, cross_entropy=1.5, chance=2.1, k=8, nmi=None if epoch == 1 else 0.5, empty=0,
+        largest_share=0.2, spread=0.7, effective_rank=9.0, cluster_s=1.0, train_s=2.0, images_per_s=100.0,
     )  # fmt: skip
 
 

@@ -22,8 +22,9 @@ from deepmcat_trainer.budget import Budget, parse_duration
 from deepmcat_trainer.checkpoint import RunKey
 from deepmcat_trainer.features import SplitImages, embed, feature_store
 from deepmcat_trainer.loop import Training
-from deepmcat_trainer.monitor import EpochReport
+from deepmcat_trainer.monitor import EpochReport, Health
 from deepmcat_trainer.objectives.classification import Classification
+from deepmcat_trainer.pca import Pca
 from deepmcat_trainer.recipes.deepmcat2021 import SmallSettings
 from deepmcat_trainer.run import Run
 
@@ -254,8 +255,9 @@ def test_a_last_batch_of_one_is_left_out(tmp_path):
 
 def healthy(**changes):
     values = {
-        "epoch": 6, "loss": 1.0, "chance": math.log(64), "k": 64, "nmi": 0.5, "empty": 0, "largest_share": 0.1,
-        "spread": 0.8, "effective_rank": 20.0, "cluster_s": 1.0, "train_s": 1.0, "images_per_s": 1.0,
+        "epoch": 6, "loss": 9.0, "cross_entropy": 1.0, "chance": math.log(64), "k": 64, "nmi": 0.5,
+        "empty": 0, "largest_share": 0.1, "spread": 0.8, "effective_rank": 20.0,
+        "cluster_s": 1.0, "train_s": 1.0, "images_per_s": 1.0,
     }  # fmt: skip
     return EpochReport(**values | changes)
 
@@ -264,8 +266,10 @@ def healthy(**changes):
     ("changes", "signatures"),
     [
         ({}, []),
-        ({"loss": math.log(64) * 0.99}, ["stuck"]),
-        ({"loss": math.log(64) * 0.99, "epoch": 4}, []),
+        ({"cross_entropy": math.log(64) * 0.99}, ["stuck"]),
+        ({"cross_entropy": math.log(64) * 0.99, "epoch": 4}, []),
+        ({"loss": math.log(64) * 0.99}, []),
+        ({"cross_entropy": None, "chance": None, "k": None}, []),
         ({"largest_share": 0.51, "epoch": 1}, ["giant"]),
         ({"spread": 0.05}, ["collapsed"]),
         ({"effective_rank": 2.0}, ["collapsed"]),
@@ -274,6 +278,18 @@ def healthy(**changes):
 def test_signatures_of_failure(changes, signatures):
     """Each has its warning, and healthy training none."""
     assert list(monitor.warnings(healthy(**changes))) == signatures
+
+
+def test_health_of_a_sample_is_that_of_the_features():
+    """From 60 of 60 rows in 16 dimensions the same as from principal components; also of fewer rows than dimensions."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(loc=1, scale=np.linspace(0.1, 2, 16), size=(60, 16)).astype(np.float32)
+    sampled, whole = monitor.sample_health(features), monitor.health(Pca.fit(features, 16))
+
+    assert sampled.spread == pytest.approx(whole.spread, rel=1e-4)
+    assert sampled.effective_rank == pytest.approx(whole.effective_rank, rel=1e-4)
+    assert monitor.sample_health(features[:5]).effective_rank <= 4.001
+    assert monitor.sample_health(np.ones((9, 4), np.float32)) == Health(spread=0.0, effective_rank=0.0)
 
 
 def test_a_warning_is_said_once(tmp_path):

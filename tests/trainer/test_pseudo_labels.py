@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepmcat_trainer.pca import Pca
-from deepmcat_trainer.pseudo_labels import assign, default_k, kmeans
+from deepmcat_trainer.pseudo_labels import assign, default_k, distance_ranks, kmeans
 
 
 def correlated(n=600, f=24, seed=0):
@@ -102,3 +102,16 @@ def test_duplicates_leave_clusters_empty_and_nothing_breaks():
 def test_k_follows_the_number_of_images(n, k):
     """One cluster in 100 images, from 32 to 1000, of at least two images each."""
     assert default_k(n) == k
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(0, 2**31))
+def test_ranks_order_each_cluster_by_distance(clusters, seed):
+    """From 0 for the nearest to (n − 1)/n for the farthest of each cluster, so that every cluster has a nearest."""
+    clusters = np.asarray(clusters)
+    distances = np.random.default_rng(seed).random(len(clusters)).astype(np.float32)
+    ranks = distance_ranks(clusters, distances)
+
+    for k in np.unique(clusters):
+        own = ranks[clusters == k]
+        assert np.allclose(np.sort(own), np.arange(len(own)) / len(own))
+        assert (np.argsort(own) == np.argsort(distances[clusters == k])).all()

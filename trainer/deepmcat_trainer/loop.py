@@ -10,14 +10,14 @@ features that do not fit in memory (features.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from deepmcat_core.errors import InferenceError
+from deepmcat_core.errors import ConfigError, InferenceError
 from deepmcat_trainer import checkpoint as checkpoints
 from deepmcat_trainer import monitor, optimisers
 from deepmcat_trainer.body import Body
@@ -28,20 +28,36 @@ from deepmcat_trainer.seeds import Use, derive
 from deepmcat_trainer.settings import LoopSettings
 
 Ints = npt.NDArray[np.int64]
+Schedule = Callable[[float], float]  # the share of the full rates when a share of the run is over
 
 
 class Training:
     """Trains `body.encoder` in place, towards `objective`. `history`: a report per finished epoch."""
 
     def __init__(
-        self, body: Body, objective: Objective, optimiser: torch.optim.Optimizer, settings: LoopSettings
+        self,
+        body: Body,
+        objective: Objective,
+        optimiser: torch.optim.Optimizer,
+        settings: LoopSettings,
+        schedule: Schedule | None = None,
     ) -> None:
-        """optimiser: of the encoder and of the objective's parameters."""
+        """optimiser: of the encoder and of the objective's parameters. schedule: of its rates; None: constant.
+
+        Raises ConfigError where a batch is too small for the processes of the run.
+        """
+        least = 2 * body.run.world.size  # batch norm cannot train on one image
+        if settings.batch_size < least:
+            raise ConfigError(
+                f"setting 'batch_size' is {settings.batch_size}; {body.run.world.size} processes need at least {least}"
+            )
         self.body = body
         self.run = body.run
         self.objective = objective.to(body.device)
         self.optimiser = optimiser
         self.settings = settings
+        self.schedule = schedule
+        self.rates = [float(group["lr"]) for group in optimiser.param_groups]
         self.history: list[EpochReport] = []
 
     def train(self) -> None:
@@ -75,34 +91,39 @@ class Training:
         if self.run.world.rank > 0:  # what it drew is the same in all processes; what they do to images should not be
             torch.manual_seed(derive(self.settings.seed + self.run.world.rank, Use.TRAINING, number))
         middle = self.run.budget.used
-        loss = self.learn(begun.order, number)
-        return self._report(number, begun, loss, middle - start, self.run.budget.used - middle)
+        loss, cross_entropy = self.learn(begun.order, number)
+        return self._report(number, begun, loss, cross_entropy, middle - start, self.run.budget.used - middle)
 
-    def learn(self, order: Ints, epoch: int) -> float:
-        """A step for each batch of `order`, of which each process has a part; returns the mean loss."""
+    def learn(self, order: Ints, epoch: int) -> tuple[float, float]:
+        """A step for each batch of `order`, of which each process has a part.
+
+        Returns the mean loss, and the mean of the cross-entropy in it.
+        """
         world = self.run.world
         stepping = (self.optimiser, *self.objective.optimisers)
-        losses, seen = torch.zeros((), device=self.run.device), 0  # read at the end: reading makes a CPU wait for a GPU
+        losses, seen = torch.zeros(2, device=self.run.device), 0  # read at the end: reading makes a CPU wait for a GPU
         self.body.encoder.train()
         self.objective.train()
         with self.run.bar(f"epoch {epoch}: training", len(order)) as advance:
             for batch in _batches(order, self.settings.batch_size, least=2 * world.size):
+                self._set_rates(epoch - 1 + seen / len(order))
                 rows = batch[world.rank :: world.size]
-                loss = self.objective.loss(rows) * (len(rows) / len(batch))  # a share of the mean over the batch
+                loss = self.objective.loss(rows)
+                share = len(rows) / len(batch)  # of the mean over the batch
                 for optimiser in stepping:
                     optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                (loss.total * share).backward()  # type: ignore[no-untyped-call]
                 world.sum_all(_gradients(stepping))
                 for optimiser in stepping:
                     optimiser.step()
-                losses += loss.detach().float() * len(batch)
+                losses += torch.stack([part.detach().float() for part in loss]) * len(rows)
                 seen += len(batch)
                 advance(len(batch))
         self._average_statistics()
-        mean = float(world.sum(losses)) / seen
-        if not math.isfinite(mean):
+        total, cross_entropy = (value / seen for value in world.sum(losses).tolist())
+        if not math.isfinite(total):
             raise InferenceError(f"the loss of epoch {epoch} is not a number: try a lower learning rate (lr)")
-        return mean
+        return total, cross_entropy
 
     def save(self) -> None:
         """Put the state in force, by the first process; the others wait, and so fail where it does."""
@@ -139,14 +160,24 @@ class Training:
             self.run.world.sum_all(remembered)
             torch._foreach_div_(remembered, self.run.world.size)
 
+    def _set_rates(self, epochs: float) -> None:
+        """The rates after so many epochs, where they change."""
+        if self.schedule is not None:
+            factor = self.schedule(epochs / self.settings.epochs)
+            for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+                group["lr"] = rate * factor
+
     def _parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return optimisers.trained_parameters({"encoder": self.body.encoder, "objective": self.objective})
 
-    def _report(self, number: int, begun: Epoch, loss: float, cluster_s: float, train_s: float) -> EpochReport:
+    def _report(
+        self, number: int, begun: Epoch, loss: float, cross_entropy: float, cluster_s: float, train_s: float
+    ) -> EpochReport:
         clusters = begun.clusters
         return EpochReport(
             epoch=number,
             loss=loss,
+            cross_entropy=None if begun.chance is None else cross_entropy,
             chance=begun.chance,
             k=clusters.k if clusters else None,
             nmi=monitor.nmi(clusters.labels, clusters.previous) if clusters else None,

@@ -15,6 +15,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from deepmcat_trainer.pca import Pca
 
+Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 SETTLING_EPOCHS = 5
@@ -38,7 +39,8 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochReport:
-    """One epoch. epoch: from 1. loss: its mean. chance: the loss of guessing (ln K), None where there is no such mark.
+    """One epoch. epoch: from 1. loss: its mean. cross_entropy: the part of it that comes from classification, and
+    chance: what that is where one guesses (ln K); None where nothing is classified.
 
     k: clusters, None where the objective makes none. nmi: to the assignment of the epoch before (arithmetic mean), None
     for the first. It shows how much the clusters still move; it is no measure of quality. spread, effective_rank: see
@@ -47,6 +49,7 @@ class EpochReport:
 
     epoch: int
     loss: float
+    cross_entropy: float | None
     chance: float | None
     k: int | None
     nmi: float | None
@@ -60,11 +63,16 @@ class EpochReport:
 
     def line(self, epochs: int) -> str:
         """The line on the terminal."""
-        chance = "" if self.chance is None else f" (ln K {self.chance:.3f})"
         return (
-            f"epoch {self.epoch}/{epochs}: loss {self.loss:.3f}{chance}, {self._clusters()}"
+            f"epoch {self.epoch}/{epochs}: loss {self.loss:.3f}{self._classification()}, {self._clusters()}"
             f"{self.images_per_s:,.0f} images/s"
         )
+
+    def _classification(self) -> str:
+        if self.chance is None or self.cross_entropy is None:
+            return ""
+        part = "" if self.cross_entropy == self.loss else f", cross-entropy {self.cross_entropy:.3f}"
+        return f"{part} (ln K {self.chance:.3f})"
 
     def _clusters(self) -> str:
         if self.k is None:
@@ -98,23 +106,45 @@ def health(pca: Pca) -> Health:
 
 def spread(pca: Pca) -> float:
     """Standard deviation per dimension of the unit features, times √F: 1 where they point everywhere, 0 collapsed."""
-    return math.sqrt(max(0.0, 1.0 - pca.direction**2))
+    return _spread(pca.direction)
 
 
 def effective_rank(pca: Pca) -> float:
     """Exp of the entropy of the variances' shares (Roy and Vetterli 2007)."""
-    total = pca.spectrum.sum()
+    return _rank(pca.spectrum)
+
+
+def sample_health(features: Floats) -> Health:
+    """Of some features (n, F); n need not reach F."""
+    units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    singular = np.linalg.svd(features - features.mean(axis=0), compute_uv=False).astype(np.float64)
+    return Health(spread=_spread(float(np.linalg.norm(units.mean(axis=0)))), effective_rank=_rank(singular**2))
+
+
+def _spread(direction: float) -> float:
+    """From the length of the mean unit row."""
+    return math.sqrt(max(0.0, 1.0 - direction**2))
+
+
+def _rank(spectrum: npt.NDArray[np.float64]) -> float:
+    total = spectrum.sum()
     if total <= 0:
         return 0.0
-    shares = pca.spectrum[pca.spectrum > 0] / total
+    shares = spectrum[spectrum > 0] / total
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _guesses(report: EpochReport) -> bool:
+    if report.chance is None or report.cross_entropy is None:
+        return False
+    return abs(report.cross_entropy / report.chance - 1) < STUCK_LOSS
 
 
 def warnings(report: EpochReport) -> dict[str, str]:
     """A sentence for each signature of failure that the epoch shows, by the signature's name."""
     found = {}
     settled = report.epoch >= SETTLING_EPOCHS
-    if settled and report.chance is not None and abs(report.loss / report.chance - 1) < STUCK_LOSS:
+    if settled and _guesses(report):
         found["stuck"] = (
             f"the loss is within {STUCK_LOSS:.0%} of ln K: the encoder learns nothing from its clusters. "
             "Try fewer clusters (k), another learning rate (lr) or more images."

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
 
 Tensors = dict[str, torch.Tensor]
+
+WARM_UP = 0.05  # of the run
 
 
 def trained_parameters(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
@@ -22,6 +25,19 @@ def sgd(modules: Iterable[nn.Module], *, lr: float, momentum: float, weight_deca
     """Stochastic gradient descent with momentum."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+
+def adamw(groups: Iterable[tuple[nn.Module, float]], *, weight_decay: float) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay, each module at a rate of its own."""
+    parameters = [{"params": [p for p in module.parameters() if p.requires_grad], "lr": lr} for module, lr in groups]
+    return torch.optim.AdamW([group for group in parameters if group["params"]], weight_decay=weight_decay)
+
+
+def cosine(done: float) -> float:
+    """The share of the full rate when `done` (0 to 1) of the run is over: up in a line, down in half a cosine."""
+    if done < WARM_UP:
+        return done / WARM_UP
+    return (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
 
 
 def state_of(optimiser: torch.optim.Optimizer, parameters: Iterable[tuple[str, nn.Parameter]]) -> Tensors:

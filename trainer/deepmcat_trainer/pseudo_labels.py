@@ -67,6 +67,18 @@ def _reduced(pca: Pca, features: Floats) -> Floats:
     return normalised(pca.whiten(features))
 
 
+def distance_ranks(clusters: Ints, distances: Floats) -> Floats:
+    """Of each image (N,), the share of its cluster that lies nearer to the centre: 0 for the nearest, below 1 for all.
+
+    Every cluster has images of every rank, so a threshold on it keeps rare ones.
+    """
+    order = np.lexsort((distances, clusters))
+    _, starts, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
+    ranks = np.empty(len(clusters), dtype=np.float32)
+    ranks[order] = (np.arange(len(clusters)) - np.repeat(starts, sizes)) / np.repeat(sizes, sizes)
+    return ranks
+
+
 def normalised(rows: Floats) -> Floats:
     """Rows at unit length; a row of zeros stays."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

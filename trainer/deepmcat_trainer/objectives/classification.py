@@ -19,7 +19,7 @@ from deepmcat_trainer import monitor, pseudo_labels, sampler
 from deepmcat_trainer.augment import CropAndFlip
 from deepmcat_trainer.body import Body
 from deepmcat_trainer.features import feature_store
-from deepmcat_trainer.objectives.objective import Clusters, Epoch, Objective
+from deepmcat_trainer.objectives.objective import Clusters, Epoch, Loss, Objective
 from deepmcat_trainer.pseudo_labels import PseudoLabels
 from deepmcat_trainer.seeds import Use, derive
 from deepmcat_trainer.settings import DeepClusterSettings
@@ -64,11 +64,11 @@ class Classification(Objective):
         )
 
     def cluster(self, epoch: int) -> PseudoLabels:
-        """Embed all images and cluster what the PCA makes of them."""
-        n, dim = len(self.body.images), self.body.encoder.backbone.dim
+        """Embed all images, each process its part, and cluster what the PCA makes of them."""
+        n, dim = self.body.part.stop - self.body.part.start, self.body.encoder.backbone.dim
         folder = self.body.run.folder
         with feature_store(n, dim, memory_mb=self.settings.feature_memory_mb, folder=folder) as features:
-            self.body.embed(features, f"epoch {epoch}: embedding")  # (N, F)
+            self.body.embed_part(features, f"epoch {epoch}: embedding")  # (n, F)
             return pseudo_labels.assign(
                 features,
                 k=self.k,
@@ -76,15 +76,17 @@ class Classification(Objective):
                 iterations=self.settings.kmeans_iterations,
                 seed=derive(self.settings.seed, Use.KMEANS, epoch),
                 device=self.body.device,
+                world=self.body.run.world,
             )
 
-    def loss(self, rows: Ints) -> torch.Tensor:
+    def loss(self, rows: Ints) -> Loss:
         """Cross-entropy of one augmented view of each image."""
         assert self._head is not None
         pixels = self.augment(self.body.images.batch(rows))  # (B, 1, S, S)
         with self.body.autocast():
             logits = self._head.linear(F.relu(self.body.encoder.features(pixels)))  # (B, K)
-            return F.cross_entropy(logits, self.labels[torch.from_numpy(rows).to(self.body.device)])
+            loss = F.cross_entropy(logits, self.labels[torch.from_numpy(rows).to(self.body.device)])
+        return Loss(loss, loss)
 
 
 class _Head:

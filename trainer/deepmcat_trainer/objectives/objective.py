@@ -2,7 +2,7 @@
 
 loop                                    objective
 an epoch begins ───────────────────────► begin_epoch: targets, the order of images → Epoch
-for rows of the order ─────────────────► loss(rows) → a scalar to descend
+for rows of the order ─────────────────► loss(rows)
 the epoch is over ─ parameters, buffers ─► checkpoint
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,16 @@ class Clusters:
     previous: Ints | None
 
 
+class Loss(NamedTuple):
+    """Means over a batch, scalars. total: what to descend. cross_entropy: the part that `Epoch.chance` is a mark for.
+
+    An objective that classifies nothing gives its total twice, and no such mark.
+    """
+
+    total: torch.Tensor
+    cross_entropy: torch.Tensor
+
+
 class Objective(nn.Module, ABC):
     """Parameters and buffers are part of the checkpoint, the parameters also of the loop's optimiser.
 
@@ -66,5 +77,5 @@ class Objective(nn.Module, ABC):
         """Get ready for an epoch, from 1. Raises InferenceError where features are not finite."""
 
     @abstractmethod
-    def loss(self, rows: Ints) -> torch.Tensor:
-        """The mean loss of the images at `rows` (B,) of the split, a scalar with a gradient."""
+    def loss(self, rows: Ints) -> Loss:
+        """Of the images at `rows` (B,) of the split."""

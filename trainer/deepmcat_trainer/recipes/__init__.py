@@ -8,10 +8,15 @@ from typing import Any
 from deepmcat_core.config import suggest
 from deepmcat_core.errors import ConfigError
 from deepmcat_trainer.recipes.base import Recipe
+from deepmcat_trainer.recipes.deepcluster_v2 import DEEPCLUSTER_V2
 from deepmcat_trainer.recipes.deepmcat2021 import DEEPMCAT2021, DEEPMCAT2021_SMALL
 from deepmcat_trainer.recipes.frozen import FROZEN
+from deepmcat_trainer.recipes.refine import REFINE
+from deepmcat_trainer.recipes.vicreg import VICREG
 
-RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in (FROZEN, DEEPMCAT2021_SMALL, DEEPMCAT2021)}
+RECIPES: dict[str, Recipe[Any]] = {
+    recipe.name: recipe for recipe in (FROZEN, REFINE, DEEPMCAT2021_SMALL, DEEPMCAT2021, DEEPCLUSTER_V2, VICREG)
+}
 
 
 def find(name: str) -> Recipe[Any]:

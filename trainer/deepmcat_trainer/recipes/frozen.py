@@ -6,6 +6,9 @@ and modalities better than any encoder trained from scratch in minutes.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from deepmcat_core.backbones.pooling import Pool
 from deepmcat_core.encoder import parse_encoder, pretrained
 from deepmcat_trainer.body import to_device
 from deepmcat_trainer.features import SplitImages
@@ -15,14 +18,21 @@ from deepmcat_trainer.settings import RecipeSettings
 
 
 class FrozenSettings(RecipeSettings):
-    """encoder: one that has pretrained weights: efficientnet-lite0, or hf:FOLDER for any local transformers model."""
+    """encoder: one that has pretrained weights: efficientnet-lite0, or hf:FOLDER for any local transformers model.
+
+    pool: how it pools its last grid; None: as it does by itself.
+    """
 
     encoder: str = "efficientnet-lite0"
+    pool: Pool | None = None
 
 
 def train(images: SplitImages, settings: FrozenSettings, run: Run) -> Trained:
     """Take the encoder; `images` are not looked at. Raises ConfigError, MissingExtra."""
-    return Trained(encoder=to_device(pretrained(parse_encoder(settings.encoder)), run.device))
+    spec = parse_encoder(settings.encoder)
+    if settings.pool is not None:
+        spec = replace(spec, options={**spec.options, "pool": settings.pool})
+    return Trained(encoder=to_device(pretrained(spec), run.device))
 
 
 FROZEN = Recipe(
