@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-protobuf7 lint format protos contract bench wheel clean
+.PHONY: help setup demo test test-slow test-protobuf7 lint format protos contract bench bench-quality wheel clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ contract: setup ## At a release: record the wire contract as the one that must n
 
 bench: setup ## Run the benchmark on the image sets of $DEEPMCAT_DATA
 	$(PY) -m benchmarks $(ARGS)
+
+bench-quality: setup ## Measure what is missing of quality on the image sets of $DEEPMCAT_DATA; ARGS=--quick: minutes
+	$(PY) -m benchmarks.quality $(ARGS)
 
 wheel: setup ## Build the wheel into dist/
 	$(PY) -m pip wheel --no-deps --wheel-dir dist .

@@ -29,10 +29,10 @@ def raw_pixels(dataset: Dataset, side: int, ks: Sequence[int]) -> dict[str, Any]
     labels = np.asarray([names.index(label) for label in dataset.labels()], dtype=np.int64)
     start = time.monotonic()
     fit, test = dataset.indices(Split.FIT), dataset.indices(Split.TEST)
-    fit_pixels, test_pixels = (_pixels(dataset.images, rows, side) for rows in (fit, test))
+    fit_pixels, test_pixels = (pixels(dataset.images, rows, side) for rows in (fit, test))
     cuts = []
     for k in sorted({min(k, len(fit)) for k in ks}):
-        fit_clusters, test_clusters = _kmeans(fit_pixels, test_pixels, k)
+        fit_clusters, test_clusters = kmeans(fit_pixels, test_pixels, k)
         scored = Labelled(classes=labels[test], clusters=test_clusters)
         cuts.append(score_groups(np.arange(k), k, scored, Labelled(classes=labels[fit], clusters=fit_clusters)))
     evaluation = Evaluation(
@@ -41,21 +41,22 @@ def raw_pixels(dataset: Dataset, side: int, ks: Sequence[int]) -> dict[str, Any]
     return {"seconds": {"k-means": round(time.monotonic() - start, 1)}, "evaluation": evaluation.to_json()}
 
 
-def _pixels(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], side: int) -> Floats:
+def pixels(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], side: int) -> Floats:
     """The images at `rows` as vectors of side × side means, (n, side²)."""
     size = images.shape[1]
     if size % side:
         raise ValueError(f"images of {size} px do not divide into {side} px")
     factor = size // side
-    pixels = np.empty((len(rows), side * side), dtype=np.float32)
+    means = np.empty((len(rows), side * side), dtype=np.float32)
     for i, row in enumerate(rows):
-        pixels[i] = images[row].reshape(side, factor, side, factor).mean(axis=(1, 3)).ravel()
-    return pixels / 255
+        means[i] = images[row].reshape(side, factor, side, factor).mean(axis=(1, 3)).ravel()
+    return means / np.float32(255)
 
 
-def _kmeans(fit: Floats, test: Floats, k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def kmeans(fit: Floats, test: Floats, k: int, seed: int = SEED) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The cluster of each row of `fit` (N, D) and `test` (n, D), by Euclidean k-means of `fit` from k-means++."""
     parameters = faiss.ClusteringParameters()
-    parameters.niter, parameters.seed = ITERATIONS, SEED
+    parameters.niter, parameters.seed = ITERATIONS, seed
     parameters.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
     parameters.max_points_per_centroid = len(fit)
     parameters.min_points_per_centroid = 1
