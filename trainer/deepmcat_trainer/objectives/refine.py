@@ -7,6 +7,9 @@
 
 Images far from their cluster's centre are the ones that clustering gets wrong, so they teach no label at first: the
 share that does grows from epoch to epoch (a curriculum). They take part as neighbours from the start.
+
+The grouping is the final stage's with its default settings: those that a person gives for the final stage may change
+until it runs, and would make another run of this one.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from deepmcat_trainer import losses, monitor, pseudo_labels, sampler
 from deepmcat_trainer.augment import Views
 from deepmcat_trainer.body import Body
 from deepmcat_trainer.features import feature_store
-from deepmcat_trainer.grouping import group
+from deepmcat_trainer.grouping import FinalSettings, group
 from deepmcat_trainer.neighbours import nearest_neighbours
 from deepmcat_trainer.objectives.layers import mlp
 from deepmcat_trainer.objectives.objective import Clusters, Epoch, Loss, Objective
@@ -51,7 +54,7 @@ class Refinement(Objective):
     prototypes: torch.Tensor
 
     def __init__(self, body: Body, settings: RefineSettings) -> None:
-        """Draws the expander's weights from torch's generator. Raises ConfigError where images are too few."""
+        """Draws the expander's weights from torch's generator."""
         super().__init__()
         self.body = body
         self.settings = settings
@@ -62,7 +65,7 @@ class Refinement(Objective):
         self.register_buffer("previous", torch.full((n,), -1, dtype=torch.int64))
         self.register_buffer("ranks", torch.zeros(n))
         self.register_buffer("neighbours", torch.zeros(n, min(settings.neighbours, n - 1), dtype=torch.int64))
-        self.register_buffer("prototypes", torch.zeros(settings.final.clusters_for(n), dim))
+        self.register_buffer("prototypes", torch.zeros(FinalSettings().clusters_for(n), dim))
         self._targets = self.labels
 
     def train(self, mode: bool = True) -> Refinement:
@@ -124,7 +127,7 @@ class Refinement(Objective):
         """Labels, ranks, neighbours and prototypes, as the buffers have them."""
         settings, device = self.settings, self.body.device
         seed = derive(settings.seed, Use.KMEANS, epoch)
-        grouping = group([embeddings], settings.final.model_copy(update={"seed": seed}), device=device)
+        grouping = group([embeddings], FinalSettings(seed=seed), device=device)
         near = nearest_neighbours(embeddings, settings.neighbours, device=device, seed=seed)
         fine = grouping.fine.assignment
         labels = fine if settings.targets == "fine" else grouping.tree.cut(grouping.cut.k)[fine]
