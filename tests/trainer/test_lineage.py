@@ -163,6 +163,20 @@ def test_a_named_category_does_not_take_what_no_old_one_holds():
     assert (kept(few), origins(few)) == ({"a": [0, 1]}, ["kept"])
 
 
+def test_between_categories_that_live_on_the_old_artifact_decides():
+    """Suggestions too: a cluster that the cut moved from one to another goes back, and one of its own does not."""
+    table = [[60, 0, 0], [20, 0, 0], [0, 70, 0], [15, 0, 0], [0, 5, 12]]
+    made = succession(table, cut=[0, 1, 1, 2, 1])
+    assert kept(made) == {"a": [0, 1], "b": [2, 4]}
+    assert origins(made) == ["kept", "kept", "split"]
+
+
+def test_a_category_is_not_lost_in_settling_its_border():
+    """Where every cluster of a category that lives on is another's by a hair, the cut stands."""
+    made = succession([[30, 0, 0], [16, 16, 0]])
+    assert kept(made) == {"a": [0], "b": [1]}
+
+
 def test_a_named_category_that_the_clusters_do_not_show_claims_nothing():
     """It would reach no Jaccard of one half: the cut decides, as if nobody had named it."""
     table = [[30, 10, 25], [10, 60, 0], [30, 40, 0], [30, 40, 0]]

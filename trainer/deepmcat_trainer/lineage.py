@@ -13,7 +13,8 @@ one, the larger, the earlier is taken.
 People's work comes first. A fine cluster that a *named* category holds most of goes to that category, wherever the
 cut puts it; so neither merges made by people nor names of kinds that look alike depend on where the next tree is cut.
 A named category that reaches no Jaccard of PERSISTS in this way claims nothing. All other clusters are grouped by the
-cut; only a small rest of a group goes with the named category that has most of the group.
+cut; only a small rest of a group goes with the named category that has most of the group. Between two categories that
+live on, named or not, a fine cluster goes to the one that holds most of it: their border is no news.
 """
 
 from __future__ import annotations
@@ -183,19 +184,24 @@ def succeed(previous: Previous, clusters: Ints, cut: Ints) -> Succession:
     old = previous.catalog.active
     table = np.zeros((len(cut), len(old) + 1), dtype=np.int64)  # (K, A + 1) images by fine cluster; last: outliers
     np.add.at(table, (clusters, previous.held), 1)  # OUTLIER is the last column
+    holders = table.argmax(axis=1)  # of equals the first, and outliers last
     named = {a for a, category in enumerate(old) if category.status is CategoryStatus.NAMED}
-    while True:
-        groups = largest_first(_with_named(table, cut, named), table.sum(axis=1))
-        grouped = np.zeros((groups.max() + 1, len(old) + 1), dtype=np.int64)
-        np.add.at(grouped, groups, table)
-        overlap, sizes = grouped[:, :-1].T, grouped.sum(axis=1)
-        lost = {a for a in named if _jaccard(overlap, sizes)[a].max() < PERSISTS}
-        if not lost:
-            break
+    made = _succession(previous, table, _with_named(table, holders, cut, named))
+    while lost := {a for a in named if made.jaccard[a].max() < PERSISTS}:
         named -= lost
-    return Succession(
-        previous=previous, groups=groups, overlap=overlap, outliers=grouped[:, -1], heirs=_heirs(old, overlap, sizes)
-    )
+        made = _succession(previous, table, _with_named(table, holders, cut, named))
+    settled = _succession(previous, table, _settled(made, holders))
+    return settled if set(made.heirs.tolist()) <= set(settled.heirs.tolist()) else made
+
+
+def _succession(previous: Previous, table: Ints, groups: Ints) -> Succession:
+    """What becomes of the previous categories where the fine clusters are in these `groups` (K,)."""
+    groups = largest_first(groups, table.sum(axis=1))
+    grouped = np.zeros((groups.max() + 1, table.shape[1]), dtype=np.int64)
+    np.add.at(grouped, groups, table)
+    overlap, sizes = grouped[:, :-1].T, grouped.sum(axis=1)
+    heirs = _heirs(previous.catalog.active, overlap, sizes)
+    return Succession(previous=previous, groups=groups, overlap=overlap, outliers=grouped[:, -1], heirs=heirs)
 
 
 def largest_first(groups: Ints, sizes: Ints) -> Ints:
@@ -205,9 +211,8 @@ def largest_first(groups: Ints, sizes: Ints) -> Ints:
     return np.argsort(np.argsort(-totals, kind="stable"))[numbered].astype(np.int64)
 
 
-def _with_named(table: Ints, cut: Ints, named: set[int]) -> Ints:
-    """The group of each fine cluster, (K,): the position of a named category, or A and the number in the cut."""
-    holders = table.argmax(axis=1)  # of equals the first, and outliers last
+def _with_named(table: Ints, holders: Ints, cut: Ints, named: set[int]) -> Ints:
+    """The group of each fine cluster, (K,): the position of a named category, or beyond those the number in the cut."""
     claimed = np.isin(holders, list(named))
     groups = np.where(claimed, holders, table.shape[1] + cut)
     sizes = table.sum(axis=1)
@@ -218,6 +223,15 @@ def _with_named(table: Ints, cut: Ints, named: set[int]) -> Ints:
             taken = inside & claimed
             groups[rest] = np.bincount(holders[taken], weights=sizes[taken]).argmax()
     return np.asarray(groups, dtype=np.int64)
+
+
+def _settled(made: Succession, holders: Ints) -> Ints:
+    """The groups with the clusters between categories that live on gone to their holders, (K,)."""
+    homes = np.full(len(made.old) + 1, -1, dtype=np.int64)  # the group of each old category; outliers have none
+    kept = np.flatnonzero(made.heirs >= 0)
+    homes[made.heirs[kept]] = kept
+    disputed = np.isin(made.groups, kept) & (homes[holders] >= 0)
+    return np.where(disputed, homes[holders], made.groups)
 
 
 def _jaccard(overlap: Ints, sizes: Ints) -> npt.NDArray[np.float64]:
