@@ -47,7 +47,8 @@ def _run(options: argparse.Namespace) -> int:
     made = corpus.make(data, work)
     if options.quick:
         made, work = made.limited(QUICK_LABEL_IMAGES), work / "quick"
-    methods = [m for m in METHODS if options.slow or not m.slow or any(m.name in part for part in options.only)]
+    slow = options.slow or options.action == "report"
+    methods = [m for m in METHODS if slow or not m.slow or any(m.name in part for part in options.only)]
     wanted = list(cells.every(list(problems.every(made)), methods, range(options.seeds), made.digest))
     folder = work / "cells"
     if options.action == "commands":
@@ -59,7 +60,8 @@ def _run(options: argparse.Namespace) -> int:
         failed = _fill(missing, made, work, choose_device(options.device), options.hours)
     found = cells.find(wanted, folder, keep_stale=options.keep_stale)
     if options.action == "report":
-        written = report.write(found, commands.current(folder), list(problems.every(made)), DOCS, quick=options.quick)
+        docs = work / "docs" if options.quick else DOCS  # a check must not replace what was measured
+        written = report.write(found, commands.current(folder), list(problems.every(made)), docs, quick=options.quick)
         print("\n".join(f"written: {path}" for path in written))
     else:
         print(report.summary(found))
@@ -87,7 +89,8 @@ def _fill(missing: Sequence[Cell], made: Corpus, work: Path, device: str, hours:
         if source in to_embed:
             _say(f"embedding {len(made.rows):,} images with {source.name}")
             to_embed.remove(source)
-            in_process(features, made.path, store, source, device, machine.describe())
+            if not in_process(features, made.path, store, source, device, machine.describe()):
+                return failed + 1
         began = time.monotonic()
         done = in_process(run, _job(cell, made, store, work, device))
         failed += not done

@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.methods import Method
+from benchmarks.quality.method import Method
 from benchmarks.quality.problems import Problem
 
 from deepmcat_core.durable import sync_directory, write_synced

@@ -1,174 +1,17 @@
-"""The methods compared: one line each. Recipes are the product's own functions; baselines are what they must beat.
+"""The methods compared, a line each. No method sees a label, except those that say so: they are bounds.
 
-    Task ─fit─► Fitted
-
-No method sees a label, except those that say so (`labels`): they are bounds and not competitors.
+This file is no part of what identifies a result: what changes one belongs into its `settings` or into the files that
+its `fit` is from.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 from benchmarks.quality import baseline_methods as baselines
-from benchmarks.quality import sources
-from benchmarks.quality.features import Source, embeddings, raw
-from benchmarks.quality.fitted import Clusters, Fitted, Verdicts
-from benchmarks.quality.task import Task
-from rich.console import Console
+from benchmarks.quality.features import Source
+from benchmarks.quality.method import Method
+from benchmarks.quality.recipe_methods import DEPENDS, PAPER, PAPER_SETTINGS, paper, recipe
 
-from deepmcat_core import config
-from deepmcat_core.centroids import Centroids
-from deepmcat_core.encoder import Encoder
-from deepmcat_trainer import recipes
-from deepmcat_trainer.budget import Budget
-from deepmcat_trainer.checkpoint import RunKey
-from deepmcat_trainer.features import SplitImages
-from deepmcat_trainer.grouping import FinalSettings, calibrate, group
-from deepmcat_trainer.recipes.base import Trained
-from deepmcat_trainer.run import Run
-from deepmcat_trainer.settings import RecipeSettings
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-OnFeatures = Callable[[Floats, Any, Run], Trained]
-
-PAPER = {"images": 2000, "size": 64}
-PAPER_SETTINGS = {"epochs": 5}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Method:
-    """settings: part of what identifies a result. source: the features it needs, by seed; None where it needs none.
-
-    depends: the source files that a result depends on, besides those of scoring. labels: whether it sees the labels
-    of the fit split. scratch: without weights that others trained. verdicts: gives p-values. slow: only run when asked
-    for. only: the start of the names of the problems that it is for. seconds_at: (fit images, seconds), a guess before
-    anything is known.
-    """
-
-    name: str
-    summary: str
-    fit: Callable[[Task], Fitted]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    source: Callable[[int], Source] | None = None
-    depends: tuple[str, ...] = ()
-    labels: bool = False
-    scratch: bool = False
-    verdicts: bool = False
-    slow: bool = False
-    only: str = ""
-    seconds_at: tuple[int, float] = (14_000, 30.0)
-
-    def version(self) -> str:
-        """Digest of the sources that a result of this method depends on."""
-        return sources.digest((*sources.SCORING, *self.depends))
-
-
-def final_stage(parts: Sequence[Floats], final: FinalSettings, device: str) -> Fitted:
-    """The product's final stage on the embeddings of the fit, calibration and test images."""
-    embedded, held_out, test = parts
-    start = time.monotonic()
-    grouping = group([embedded], final, device=device)
-    middle = time.monotonic()
-    calibration = calibrate(grouping, held_out, alpha=final.alpha, device=device)
-    seconds = {"group": middle - start, "calibrate": time.monotonic() - middle}
-    nearest, distances = Centroids(grouping.fine.centroids, device).nearest(test, 1)
-    clusters = nearest[:, 0]
-    verdicts = Verdicts(
-        p_values=calibration.p_values(clusters, distances[:, 0]),
-        scores=calibration.score(clusters, distances[:, 0]).astype(np.float64),
-    )
-    fine = Clusters(k=grouping.fine.k, fit=grouping.fine.assignment, test=clusters)
-    return Fitted(fine=fine, tree=grouping.tree, suggested_k=grouping.cut.k, verdicts=verdicts, seconds=seconds)
-
-
-def recipe(
-    name: str, *, on_features: OnFeatures | None = None, cached: bool = False,
-    settings: Mapping[str, Any] | None = None, label: str | None = None, **more: Any,
-) -> Method:  # fmt: skip
-    """A recipe of the product, with the product's final stage.
-
-    cached: the recipe keeps the backbone as it was, so its embeddings follow from the cached features. on_features:
-    its training from the features (N, F) of the fit images, where it has such a function, instead of from images.
-    """
-    given = dict(settings or {})
-    source = Source(encoder=given.get("encoder", Source().encoder))
-
-    def fit(task: Task) -> Fitted:
-        chosen, run = _settings(name, given, task.seed), _run(name, task)
-        images = SplitImages(task.images, task.fold.fit, task.device)
-        start = time.monotonic()
-        if on_features is None:
-            trained = recipes.find(name).train(images, chosen, run)
-        else:
-            trained = on_features(task.features(source, task.fold.fit), chosen, run)
-        seconds = {"train": time.monotonic() - start}
-        parts = (task.fold.fit, task.fold.calibration, task.fold.test)
-        if cached:
-            seconds["embed"] = task.embedding_seconds(source)
-            embedded = [embeddings(trained.encoder, task.features(source, rows), task.device) for rows in parts]
-        else:
-            embedded, seconds["embed"] = _embedded(trained.encoder, task.images, parts, task.device)
-        fitted = final_stage(embedded, chosen.final, task.device)
-        return baselines.timed(fitted, seconds)
-
-    return Method(
-        name=label or name, fit=fit, settings={"recipe": name, **given}, source=(lambda _: source) if cached else None,
-        depends=sources.TRAINING, verdicts=True, **more,
-    )  # fmt: skip
-
-
-def _paper(own: bool) -> Callable[[Task], Fitted]:
-    """Paper mode on a CPU: `deepmcat2021-small` on few images. own: its own last k-means, not the final stage."""
-
-    def fit(task: Task) -> Fitted:
-        small = task.reduced(PAPER["images"], PAPER["size"])
-        settings = _settings("deepmcat2021-small", PAPER_SETTINGS, task.seed)
-        parts = (small.fold.fit, small.fold.calibration, small.fold.test)
-        start = time.monotonic()
-        images = SplitImages(small.images, small.fold.fit, task.device)
-        trained = recipes.find("deepmcat2021-small").train(images, settings, _run("deepmcat2021-small", small))
-        seconds = {"train": time.monotonic() - start}
-        if own:
-            fit_features, _, test_features = (raw(trained.encoder, small.images, rows, task.device) for rows in parts)
-            fitted = baselines.own_last_kmeans(fit_features, test_features, settings, task.ks)
-        else:
-            embedded, seconds["embed"] = _embedded(trained.encoder, small.images, parts, task.device)
-            fitted = final_stage(embedded, settings.final, task.device)
-        return baselines.timed(fitted, seconds)
-
-    return fit
-
-
-def _settings(name: str, given: Mapping[str, Any], seed: int) -> Any:
-    kind: type[RecipeSettings] = recipes.find(name).settings
-    final = {"seed": seed, **given.get("final", {})}
-    return config.validate(kind, {**given, "seed": seed, "final": final})
-
-
-def _run(name: str, task: Task) -> Run:
-    key = RunKey(recipe=name, settings={}, dataset="")
-    quiet = Console(stderr=True, quiet=True)
-    return Run(folder=task.folder / "run", key=key, device=task.device, budget=Budget(None), console=quiet)
-
-
-def _embedded(
-    encoder: Encoder, images: npt.NDArray[np.uint8], parts: tuple[Ints, ...], device: str
-) -> tuple[list[Floats], float]:
-    """Embeddings of each part, and the seconds of what training needs: all but the last part, the test images."""
-    start = time.monotonic()
-    features = raw(encoder, images, np.concatenate(parts), device)
-    share = 1 - len(parts[-1]) / len(features)
-    embedded = embeddings(encoder, features, device)
-    seconds = (time.monotonic() - start) * share
-    return np.split(embedded, np.cumsum([len(part) for part in parts])[:-1]), seconds
-
-
+GPU_HOURS = (14_000, 1800.0)
 FROZEN = Source()
 _PAPER = "deepmcat2021-small on 2,000 images of 64 px, 5 epochs"
 METHODS: tuple[Method, ...] = (
@@ -196,13 +39,17 @@ METHODS: tuple[Method, ...] = (
         seconds_at=(14_000, 5.0),
     ),
     Method(
-        name="paper-own", summary=f"paper mode: {_PAPER}; its own last k-means, a run for each k", fit=_paper(own=True),
-        settings={**PAPER, **PAPER_SETTINGS}, depends=sources.TRAINING, scratch=True, slow=True,
+        name="paper-own", summary=f"paper mode: {_PAPER}; its own last k-means, a run for each k", fit=paper(own=True),
+        settings={**PAPER, **PAPER_SETTINGS}, depends=DEPENDS, scratch=True, slow=True,
         only="mednist/balanced", seconds_at=(2_000, 240.0),
     ),
     Method(
-        name="paper", summary=f"paper mode: {_PAPER}; the final stage of the recipes", fit=_paper(own=False),
-        settings={**PAPER, **PAPER_SETTINGS}, depends=sources.TRAINING, scratch=True, slow=True,
+        name="paper", summary=f"paper mode: {_PAPER}; the final stage of the recipes", fit=paper(own=False),
+        settings={**PAPER, **PAPER_SETTINGS}, depends=DEPENDS, scratch=True, slow=True,
         only="mednist/balanced", seconds_at=(2_000, 240.0),
     ),
+    recipe("refine", slow=True, summary="the recipe refine: the pretrained one trained on", seconds_at=GPU_HOURS),
+    recipe("deepcluster-v2", slow=True, scratch=True, summary="the recipe deepcluster-v2", seconds_at=GPU_HOURS),
+    recipe("vicreg", slow=True, scratch=True, summary="the recipe vicreg", seconds_at=GPU_HOURS),
+    recipe("deepmcat2021", slow=True, scratch=True, summary="paper mode at full size", seconds_at=GPU_HOURS),
 )  # fmt: skip

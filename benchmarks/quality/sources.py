@@ -10,11 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 TRAINING = ("core/deepmcat_core/**/*.py", "trainer/deepmcat_trainer/**/*.py")
-"""What a recipe depends on: all of it. Finer would be a guess."""
+"""What a recipe depends on besides the bench's own code: all of it. Finer would be a guess."""
 
 SCORING = (
     "benchmarks/quality/problems.py",
-    "benchmarks/quality/methods.py",
+    "benchmarks/quality/features.py",
+    "benchmarks/quality/task.py",
     "benchmarks/quality/baseline_methods.py",
     "benchmarks/quality/fitted.py",
     "benchmarks/quality/scoring.py",

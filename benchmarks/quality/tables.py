@@ -94,7 +94,11 @@ def of_group(results: Results, group: str) -> str:
             if values[0] is None:
                 continue
             texts = {name: _text(value) for name, value in zip(METRICS, values[1:], strict=True)}
-            start = (level, f"{values[0].mean:g}", f"`{method.name}`{_stale(results, group, method.name)}")
+            start = (
+                level,
+                f"{values[0].mean:.1f}".removesuffix(".0"),
+                f"`{method.name}`{_stale(results, group, method.name)}",
+            )
             full.append((*start, *texts.values()))
             if level in ("1 C", "2 C", "suggested"):
                 main.append((*start, *(texts[name] for name in MAIN)))
@@ -190,8 +194,13 @@ def of_problems(problems: Sequence[Problem]) -> str:
 
 
 def of_missing(found: Found) -> str:
-    """The cells that are not there."""
-    return "\n".join(f"- {name}" for name in found.missing) if found.missing else "Nothing."
+    """The cells that are not there; a method that has none in a line."""
+    measured = {record["method"] for record in found.records}
+    method_of = {name: name.rsplit(" ", 2)[1] for name in found.missing}
+    nothing_of = dict.fromkeys(method for method in method_of.values() if method not in measured)
+    lines = [f"- all of `{method}`" for method in nothing_of]
+    lines += [f"- {name}" for name, method in method_of.items() if method in measured]
+    return "\n".join(lines) or "Nothing."
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

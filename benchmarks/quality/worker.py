@@ -18,7 +18,8 @@ from benchmarks.quality import outliers, scoring
 from benchmarks.quality.cells import Record, write
 from benchmarks.quality.features import Source, Store, peak_mb
 from benchmarks.quality.fitted import Fitted
-from benchmarks.quality.methods import METHODS, Method
+from benchmarks.quality.method import Method
+from benchmarks.quality.methods import METHODS
 from benchmarks.quality.problems import Fold, Problem
 from benchmarks.quality.task import Task
 

@@ -14,8 +14,10 @@ from benchmarks.quality import cells, report, sources
 from benchmarks.quality.cells import Cell
 from benchmarks.quality.features import Given, Source, Store, embeddings
 from benchmarks.quality.fitted import Clusters, Fitted
-from benchmarks.quality.methods import METHODS, Method, final_stage
+from benchmarks.quality.method import Method
+from benchmarks.quality.methods import METHODS
 from benchmarks.quality.problems import Fold, Problem
+from benchmarks.quality.recipe_methods import final_stage
 from benchmarks.quality.task import Task
 from benchmarks.quality.worker import Job, measure
 
