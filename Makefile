@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-protobuf7 lint format protos contract bench bench-quality wheel clean
+.PHONY: help setup demo test test-slow test-protobuf7 lint format protos contract bench bench-quality bench-scale wheel clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench: setup ## Run the benchmark on the image sets of $DEEPMCAT_DATA
 
 bench-quality: setup ## Measure what is missing of quality on the image sets of $DEEPMCAT_DATA; ARGS=--quick: minutes
 	$(PY) -m benchmarks.quality $(ARGS)
+
+bench-scale: setup ## Measure time and memory against the number of images; ARGS=--quick: a minute, ARGS=--estimate: how long
+	$(PY) benchmarks/scale.py $(ARGS)
 
 wheel: setup ## Build the wheel into dist/
 	$(PY) -m pip wheel --no-deps --wheel-dir dist .
