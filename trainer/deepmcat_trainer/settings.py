@@ -107,7 +107,7 @@ class RefineSettings(ViewSettings):
     """What refining needs besides."""
 
     head_lr: Positive = 1e-3  # of the expander, which starts at random
-    targets: Literal["fine", "groups"] = "groups"  # of the classification: fine clusters, or the suggested categories
+    targets: Literal["fine", "groups"] = "fine"  # of the classification: fine clusters, or the suggested categories
     regroup_every: Count = 1  # epochs
     confident: tuple[Share, Share] = (0.5, 0.9)  # share of a cluster that teaches its label, in the first, last epoch
     neighbours: Count = 10

@@ -6,7 +6,9 @@
                                                            └► expander ─► VICReg between the two
 
 Images far from their cluster's centre are the ones that clustering gets wrong, so they teach no label at first: the
-share that does grows from epoch to epoch (a curriculum). They take part as neighbours from the start.
+share that does grows from epoch to epoch (a curriculum). They take part as neighbours from the start. Labels are fine
+clusters unless settings say otherwise: where two kinds share a suggested category, it would teach that they are one;
+and what fine clusters hold apart for nothing, neighbours in one another's clusters bring together.
 
 The grouping is the final stage's with its default settings: those that a person gives for the final stage may change
 until it runs, and would make another run of this one.
