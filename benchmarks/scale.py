@@ -1,7 +1,7 @@
 """Time and memory of what the trainer does to embeddings, against their number; and what that means for 10⁸ images.
 
     python benchmarks/scale.py [--quick] [--sizes 1e5,1e6] [--only TASK,…] [--estimate] [--out runs/scale.json]
-    python benchmarks/scale.py --page [--out runs/scale.json] [--gpu runs/gpu.json]
+    python benchmarks/scale.py --page [--out runs/scale.json] [--gpu runs/serving-gpu.json]
 
 Each measurement runs in a process of its own on synthetic embeddings (scale_tasks.py): principal components, k-means
 beside faiss's and scikit-learn's, the graph of neighbours, merging; and, on pictures, what comes before.
@@ -183,7 +183,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", type=lambda text: text.split(","), help=", ".join(scale_tasks.TASKS))
     parser.add_argument("--estimate", action="store_true", help="say how long it would take, and end")
     parser.add_argument("--page", action="store_true", help="write the table of docs/scale.md, measure nothing")
-    parser.add_argument("--gpu", type=Path, help="what benchmarks/gpu.py wrote, for the page")
+    parser.add_argument("--gpu", type=Path, help="what benchmarks/serving_gpu.py wrote, for the page")
     parser.add_argument("--folder", type=Path, help="where the data lies meanwhile; none: the system's")
     parser.add_argument("--out", type=Path, default=Path("runs/scale.json"), help="the JSON file")
     return parser.parse_args()

@@ -21,7 +21,7 @@ Rows = Sequence[dict[str, Any]]
 
 
 def write(report: dict[str, Any], gpu: Path | None) -> None:
-    """Put what follows from the report between the marks of the page. gpu: the file that benchmarks/gpu.py wrote."""
+    """Put what follows from the report between the marks of the page. gpu: what serving_gpu.py wrote."""
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -115,3 +117,27 @@ def test_ranks_order_each_cluster_by_distance(clusters, seed):
         own = ranks[clusters == k]
         assert np.allclose(np.sort(own), np.arange(len(own)) / len(own))
         assert (np.argsort(own) == np.argsort(distances[clusters == k])).all()
+
+
+def test_a_sample_finds_the_same_groups():
+    """Above the bound a part of the images trains, and all are labelled."""
+    features, truth = groups(each=100)
+    labels = assign(features, k=30, pca_dim=8, iterations=20, seed=1, most_rows=150).labels
+
+    assert len(labels) == len(truth)
+    assert len({*zip(labels, truth, strict=True)}) == len(np.unique(labels))  # no cluster has images of two groups
+
+
+def test_features_on_disk_stay_there(tmp_path):
+    """Components, whitening and labels of 60 MB of features take less than half of that in memory."""
+    rng = np.random.default_rng(0)
+    features = np.lib.format.open_memmap(tmp_path / "features.npy", mode="w+", dtype=np.float32, shape=(60_000, 256))
+    for start in range(0, len(features), 5000):
+        features[start : start + 5000] = rng.normal(size=(5000, 256))
+    assign(features[:100], k=4, pca_dim=8, iterations=2, seed=0)  # imports
+    tracemalloc.start()
+    assign(features, k=16, pca_dim=8, iterations=2, seed=0, most_rows=2000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < features.nbytes / 2

@@ -63,12 +63,20 @@ class SplitImages:
         return len(self._indices) * self.size**2 < DEVICE_SHARE * free
 
 
-def embed(engine: Engine, images: Pixels, indices: Ints, *, description: str, batch_size: int = BATCH) -> Floats:
+def embed(
+    engine: Engine,
+    images: Pixels,
+    indices: Ints,
+    *,
+    description: str,
+    batch_size: int = BATCH,
+    out: Floats | None = None,
+) -> Floats:
     """Embeddings (n, D) of the images at `indices`, with a progress bar where there are any.
 
-    images: (N, S, S) uint8, may be memory-mapped.
+    images: (N, S, S) uint8, may be memory-mapped. out: where they go, of a feature_store for instance; None: memory.
     """
-    embeddings = np.empty((len(indices), engine.dim), dtype=np.float32)
+    embeddings = np.empty((len(indices), engine.dim), dtype=np.float32) if out is None else out
     if len(indices) == 0:
         return embeddings
     with progress(description, total=len(indices)) as advance:
