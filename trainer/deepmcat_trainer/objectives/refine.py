@@ -69,6 +69,7 @@ class Refinement(Objective):
         self.register_buffer("neighbours", torch.zeros(n, min(settings.neighbours, n - 1), dtype=torch.int64))
         self.register_buffer("prototypes", torch.zeros(FinalSettings().clusters_for(n), dim))
         self._targets = self.labels
+        self._near: Ints = self.neighbours.numpy()
 
     def train(self, mode: bool = True) -> Refinement:
         """Batch norm of the encoder keeps the statistics that it was pretrained with, where settings say so.
@@ -88,6 +89,7 @@ class Refinement(Objective):
             self._regroup(epoch)
         labels = self.labels.cpu().numpy()
         k = int(labels.max()) + 1
+        self._near = self.neighbours.cpu().numpy()
         self._targets = torch.where(self.ranks < self._confident(epoch), self.labels, -1)
         rng = np.random.default_rng(derive(self.settings.seed, Use.SAMPLER, epoch))
         return Epoch(
@@ -99,16 +101,17 @@ class Refinement(Objective):
 
     def loss(self, rows: Ints) -> Loss:
         """Of each image and a random one of its neighbours, each augmented."""
-        at = torch.from_numpy(rows).to(self.body.device)
-        drawn = torch.randint(self.neighbours.shape[1], (len(rows),), device=self.body.device)
-        both = torch.cat([at, self.neighbours[at, drawn]])  # (2 B,)
-        pixels = self.views.of(self.body.images.batch(both.cpu().numpy()), 1)  # (2 B, 1, S, S)
+        drawn = torch.randint(self._near.shape[1], (len(rows),)).numpy()  # on the CPU: a GPU need not be waited for
+        both = np.concatenate([rows, self._near[rows, drawn]])  # (2 B,)
+        pixels = self.views.of(self.body.images.batch(both), 1)  # (2 B, 1, S, S)
         with self.body.autocast():
             embedded = self.body.encoder.projection(self.body.encoder.features(pixels))  # (2 B, D)
             expanded = self.expander(embedded)  # (2 B, E)
         logits = F.normalize(embedded.float()) @ self.prototypes.T / self.settings.temperature
         unused = torch.arange(len(self.prototypes), device=self.body.device) > self.labels.max()
-        classified = losses.cross_entropy(logits.masked_fill(unused, -torch.inf), self._targets[both])
+        classified = losses.cross_entropy(
+            logits.masked_fill(unused, -torch.inf), self._targets[torch.from_numpy(both).to(self.body.device)]
+        )
         return Loss(classified + self.settings.vicreg_weight * losses.vicreg(*expanded.chunk(VIEWS)), classified)
 
     def _regroup(self, epoch: int) -> None:
