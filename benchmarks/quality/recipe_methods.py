@@ -23,7 +23,7 @@ from deepmcat_trainer import recipes
 from deepmcat_trainer.budget import Budget
 from deepmcat_trainer.checkpoint import RunKey
 from deepmcat_trainer.features import SplitImages
-from deepmcat_trainer.grouping import FinalSettings, calibrate, group
+from deepmcat_trainer.grouping import FinalSettings, calibrate, group, split_views
 from deepmcat_trainer.recipes.base import Trained
 from deepmcat_trainer.run import Run
 from deepmcat_trainer.settings import RecipeSettings
@@ -37,11 +37,11 @@ PAPER_SETTINGS = {"epochs": 5}
 DEPENDS = (*sources.TRAINING, "benchmarks/quality/recipe_methods.py")
 
 
-def final_stage(parts: Sequence[Floats], final: FinalSettings, device: str) -> Fitted:
-    """The product's final stage on the embeddings of the fit, calibration and test images."""
+def final_stage(parts: Sequence[Floats], views: Sequence[int], final: FinalSettings, device: str) -> Fitted:
+    """The product's final stage on the embeddings of the fit, calibration and test images; views: `Encoder.views`."""
     embedded, held_out, test = parts
     start = time.monotonic()
-    grouping = group([embedded], final, device=device)
+    grouping = group(split_views(embedded, views), final, device=device)
     middle = time.monotonic()
     calibration = calibrate(grouping, held_out, alpha=final.alpha, device=device)
     seconds = {"group": middle - start, "calibrate": time.monotonic() - middle}
@@ -82,7 +82,7 @@ def recipe(
             embedded = [embeddings(trained.encoder, task.features(source, rows), task.device) for rows in parts]
         else:
             embedded, seconds["embed"] = _embedded(trained.encoder, task.images, parts, task.device)
-        fitted = final_stage(embedded, chosen.final, task.device)
+        fitted = final_stage(embedded, trained.encoder.views, chosen.final, task.device)
         return baselines.timed(fitted, seconds)
 
     return Method(
@@ -107,7 +107,7 @@ def paper(own: bool) -> Callable[[Task], Fitted]:
             fitted = baselines.own_last_kmeans(fit_features, test_features, settings, task.ks)
         else:
             embedded, seconds["embed"] = _embedded(trained.encoder, small.images, parts, task.device)
-            fitted = final_stage(embedded, settings.final, task.device)
+            fitted = final_stage(embedded, trained.encoder.views, settings.final, task.device)
         return baselines.timed(fitted, seconds)
 
     return fit

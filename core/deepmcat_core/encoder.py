@@ -3,13 +3,16 @@
     (B, 1, S, S) uint8 ─normalise─► (B, C, S, S) ─backbone─► features (B, F) ─projection─► (B, D) ─L2─► embeddings
 
 `EncoderSpec` (manifest.py) says which: a name of BACKBONES, and options for it. options["projection"], where there is
-one, is {"kind": "linear", "in": F, "out": D} or {"kind": "mlp", "in": F, "hidden": H, "out": D}.
+one, is {"kind": "linear", "in": F, "out": D}, {"kind": "mlp", "in": F, "hidden": H, "out": D} or, for features of
+several parts that each become a *view* of unit length, {"kind": "views", "in": [F1, F2, …], "out": [D1, D2, …]}.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +84,22 @@ class Encoder(nn.Module):
         encoder.projection.load_state_dict(linear)
         return encoder.to(self.mean.device).train(self.training)
 
+    @property
+    def views(self) -> tuple[int, ...]:
+        """The dimensions of each view in an embedding, one after the other: (D,) where there is only one."""
+        return self.projection.dims if isinstance(self.projection, Views) else (self.dim,)
+
+    def viewed(self, weights: Sequence[npt.NDArray[Any]], biases: Sequence[npt.NDArray[Any]]) -> Encoder:
+        """The same backbone under views of its parts: part @ weight.T + bias, of (D_v, F_v) and (D_v,) each."""
+        before, after = [int(w.shape[1]) for w in weights], [int(w.shape[0]) for w in weights]
+        projection = {"kind": "views", "in": before, "out": after}
+        encoder = Encoder(replace(self.spec, options={**self.spec.options, "projection": projection}), self.backbone)
+        for linear, weight, bias in zip(encoder.projection.children(), weights, biases, strict=True):
+            linear.load_state_dict(
+                {"weight": torch.from_numpy(np.array(weight)), "bias": torch.from_numpy(np.array(bias))}
+            )
+        return encoder.to(self.mean.device).train(self.training)
+
     def weights(self) -> Weights:
         """A copy of all weights and running statistics by name, as an artifact stores them."""
         return {name: np.array(value.cpu().numpy(), order="C") for name, value in self.state_dict().items()}
@@ -100,6 +119,26 @@ class Encoder(nn.Module):
                     f"not {tuple(own[name].shape)}"
                 )
         self.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+
+
+class Views(nn.Module):
+    """Features of several parts, each projected by itself to unit length: (B, F1 + F2 + …) → (B, D1 + D2 + …).
+
+    The cosine of two embeddings is then the mean of the cosines of their views, however long the parts were.
+    """
+
+    def __init__(self, before: Sequence[int], after: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = list(before)
+        self.dims = tuple(after)
+        for i, (features, dim) in enumerate(zip(before, after, strict=True)):
+            self.add_module(str(i), nn.Linear(features, dim))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, ΣF) → (B, ΣD), of unit length together."""
+        parts = torch.split(features, self.sizes, dim=1)
+        views = [F.normalize(linear(part), eps=_ZERO) for linear, part in zip(self.children(), parts, strict=True)]
+        return torch.cat(views, dim=1) / math.sqrt(len(views))
 
 
 def parse_encoder(text: str) -> EncoderSpec:
@@ -161,6 +200,8 @@ def _check_options(name: str, kind: type[Backbone], options: Mapping[str, Any]) 
 def _projection(options: Mapping[str, Any] | None, features: int) -> tuple[nn.Module, int]:
     if options is None:
         return nn.Identity(), features
+    if options.get("kind") == "views":
+        return _views(options, features)
     try:
         kind, before, after = options["kind"], int(options["in"]), int(options["out"])
         hidden = int(options["hidden"]) if kind == "mlp" else 0
@@ -173,4 +214,15 @@ def _projection(options: Mapping[str, Any] | None, features: int) -> tuple[nn.Mo
     if kind == "mlp":
         layers = nn.Linear(before, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, after)
         return nn.Sequential(*layers), after
-    raise ConfigError(f"there is no projection {kind!r}.{suggest(str(kind), ['linear', 'mlp'])}")
+    raise ConfigError(f"there is no projection {kind!r}.{suggest(str(kind), ['linear', 'mlp', 'views'])}")
+
+
+def _views(options: Mapping[str, Any], features: int) -> tuple[Views, int]:
+    try:
+        before, after = [int(n) for n in options["in"]], [int(n) for n in options["out"]]
+        views = Views(before, after)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError("a projection of views has in and out, equally long lists") from error
+    if sum(before) != features:
+        raise ConfigError(f"the projection takes {sum(before)} features; the backbone has {features}")
+    return views, sum(after)

@@ -23,7 +23,7 @@ from deepmcat_trainer.seeding import greedy
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-IMAGES_PER_CLUSTER = 25
+IMAGES_PER_CLUSTER = 12
 FEWEST_CLUSTERS, MOST_CLUSTERS = 64, 16_384
 FEWEST_IMAGES_PER_CLUSTER = 3  # below this a "cluster" of a small set is an image and its double
 MOST_ROWS = 500_000  # that train: of 256 dimensions they take 512 MB
@@ -58,7 +58,7 @@ class FineClusters:
 
 
 def default_k(images: int) -> int:
-    """How many fine clusters `images` get: one in 25, within 64 and 16,384, and never fewer than 3 images each."""
+    """How many fine clusters `images` get: one in 12, within 64 and 16,384, and never fewer than 3 images each."""
     k = int(np.clip(images // IMAGES_PER_CLUSTER, FEWEST_CLUSTERS, MOST_CLUSTERS))
     return max(1, min(k, images // FEWEST_IMAGES_PER_CLUSTER))
 

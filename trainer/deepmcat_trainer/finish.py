@@ -10,6 +10,7 @@ here. Nothing in this module sees a label.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ from deepmcat_core.manifest import Manifest
 from deepmcat_trainer.categories import first_catalog
 from deepmcat_trainer.dataset import Dataset
 from deepmcat_trainer.features import embed
-from deepmcat_trainer.grouping import FinalSettings, Grouping, calibrate, group
+from deepmcat_trainer.grouping import FinalSettings, Grouping, calibrate, group, split_views
 from deepmcat_trainer.lineage import Previous, Succession
 from deepmcat_trainer.onnx_export import Gate, NotExportable, equality_gate, export_onnx
 from deepmcat_trainer.self_test import self_test_images
@@ -93,14 +94,14 @@ def finish(
     made, gate = None, None
     if onnx is not None:
         try:
-            made, gate = _gated(onnx, reference, dataset, final)
+            made, gate = _gated(onnx, reference, encoder.views, dataset, final)
         except (ArtifactDamaged, InferenceError, MissingExtra) as error:
             _say(console, f"no ONNX engine: {error}")
     if gate is not None and not gate.passed:
         _say(console, f"no ONNX engine: {gate.failure()}; a CPU will use torch")
     if gate is None or not gate.passed:
         onnx = None
-        made = _cluster(reference, dataset, final)
+        made = _cluster(reference, encoder.views, dataset, final)
     assert made is not None
     grouping = made.grouping
     k = min(final.categories or grouping.cut.k, grouping.fine.k)
@@ -139,17 +140,19 @@ def _exported(encoder: Encoder, size: int, console: Console) -> bytes | None:
         return None
 
 
-def _gated(onnx: bytes, reference: Engine, dataset: Dataset, final: FinalSettings) -> tuple[_Clustering, Gate]:
+def _gated(
+    onnx: bytes, reference: Engine, views: Sequence[int], dataset: Dataset, final: FinalSettings
+) -> tuple[_Clustering, Gate]:
     """The clustering by the ONNX engine, on a GPU by the reference, and how equal the two engines are."""
     candidate = OnnxEngine(onnx)
-    made = _cluster(candidate if reference.device == "cpu" else reference, dataset, final)
+    made = _cluster(candidate if reference.device == "cpu" else reference, views, dataset, final)
     return made, equality_gate(reference, candidate, _gate_images(dataset), made.grouping.fine.centroids)
 
 
-def _cluster(engine: Engine, dataset: Dataset, final: FinalSettings) -> _Clustering:
+def _cluster(engine: Engine, views: Sequence[int], dataset: Dataset, final: FinalSettings) -> _Clustering:
     rows = dataset.indices(Split.FIT)
     embeddings = embed(engine, dataset.images, rows, description="embedding the fit split")
-    grouping = group([embeddings], final, device=engine.device)
+    grouping = group(split_views(embeddings, views), final, device=engine.device)
     held_out = embed(
         engine, dataset.images, dataset.indices(Split.CALIBRATION), description="embedding the calibration split"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,8 @@ from deepmcat_core.errors import ConfigError
 from deepmcat_core.tree import MergeTree
 from deepmcat_trainer.clustering import FineClusters, default_k, kmeans
 from deepmcat_trainer.cut import MAX_CATEGORIES, SuggestedCut, suggest_cut
-from deepmcat_trainer.merge import Linkage, merge_tree
+from deepmcat_trainer.merge import merge_tree
+from deepmcat_trainer.walk import walk_tree
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,8 +27,10 @@ class FinalSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fine_k: int | None = Field(default=None, ge=1)  # None: one in 25 images, from 64 to 16,384 (clustering.default_k)
-    linkage: Linkage = "ward"  # merge.py says what each is good at
+    fine_k: int | None = Field(default=None, ge=1)  # None: one in 12 images, from 64 to 16,384 (clustering.default_k)
+    linkage: Literal["walk", "average", "ward"] = "walk"  # walk.py and merge.py say what each is good at
+    neighbours: int = Field(default=20, ge=1)  # of an image in each view's graph, for "walk"
+    walk_steps: int = Field(default=16, ge=1)
     niter: int = Field(default=20, ge=1)
     nredo: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -64,9 +68,27 @@ def group(views: Sequence[Floats], final: FinalSettings, *, device: str = "cpu")
     embeddings = views[0]
     k = final.clusters_for(len(embeddings))
     fine = kmeans(embeddings, k, niter=final.niter, nredo=final.nredo, seed=final.seed, device=device)
-    tree = merge_tree(fine.sums(embeddings), fine.sizes, final.linkage)
+    tree = _tree(views, fine, final, device)
     cut = suggest_cut(tree, fine, embeddings, max_categories=final.max_categories, seed=final.seed)
     return Grouping(fine=fine, tree=tree, cut=cut)
+
+
+def _tree(views: Sequence[Floats], fine: FineClusters, final: FinalSettings, device: str) -> MergeTree:
+    if final.linkage != "walk":
+        return merge_tree(fine.sums(views[0]), fine.sizes, final.linkage)
+    return walk_tree(
+        views, fine.assignment, fine.k,
+        neighbours=final.neighbours, steps=final.walk_steps, device=device, seed=final.seed,
+    )  # fmt: skip
+
+
+def split_views(embeddings: Floats, dims: Sequence[int]) -> list[Floats]:
+    """The embeddings (N, ΣD_v), and each of their views (N, D_v) at unit length where there is more than one."""
+    if len(dims) == 1:
+        return [embeddings]
+    parts = np.split(embeddings, np.cumsum(dims)[:-1], axis=1)
+    lengths = [np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts]
+    return [embeddings, *(np.ascontiguousarray(part / n) for part, n in zip(parts, lengths, strict=True))]
 
 
 def calibrate(grouping: Grouping, held_out: Floats, *, alpha: float, device: str = "cpu") -> Calibration:

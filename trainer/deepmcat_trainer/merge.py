@@ -30,6 +30,8 @@ Ints = npt.NDArray[np.int64]
 
 Linkage = Literal["average", "ward"]
 
+BLOCK = 1024
+
 
 def merge_tree(sums: Doubles, sizes: Ints, linkage: Linkage) -> MergeTree:
     """The tree over K clusters, from the sums (K, D) and numbers (K,) of their images' unit embeddings.
@@ -44,18 +46,30 @@ def merge_tree(sums: Doubles, sizes: Ints, linkage: Linkage) -> MergeTree:
     return MergeTree(k=len(sizes), merges=_in_order(pairs, heights), linkage=linkage)
 
 
+def ward_tree(points: Doubles, weights: Doubles, linkage: str) -> MergeTree:
+    """Ward's tree over K weighted points (K, E): twice a merge's growth of the weighted sum of squares, its root."""
+    pairs, heights = _chain(_ward(points, weights), weights, "ward")
+    return MergeTree(k=len(weights), merges=_in_order(pairs, np.sqrt(np.maximum(heights, 0))), linkage=linkage)
+
+
 def _average_distances(sums: Doubles, sizes: Ints) -> Floats:
     means = sums / sizes[:, None]
     return np.asarray(1 - means @ means.T, dtype=np.float32)
 
 
 def _ward_distances(sums: Doubles, sizes: Ints) -> Floats:
-    """Twice the growth of the sum of squares when two clusters merge: 2 n_a n_b / (n_a + n_b) · |mean_a − mean_b|²."""
-    means = sums / sizes[:, None]
-    squares = np.einsum("kd,kd->k", means, means)
-    gaps = np.maximum(squares[:, None] + squares[None] - 2 * means @ means.T, 0)
-    n = sizes.astype(np.float64)
-    return np.asarray(2 * n[:, None] * n[None] / (n[:, None] + n[None]) * gaps, dtype=np.float32)
+    return _ward(sums / sizes[:, None], sizes.astype(np.float64))
+
+
+def _ward(points: Doubles, n: Doubles) -> Floats:
+    """Twice the growth of the sum of squares when two merge: 2 n_a n_b / (n_a + n_b) · |p_a − p_b|², (K, K)."""
+    squares = np.einsum("kd,kd->k", points, points)
+    distances = np.empty((len(n), len(n)), dtype=np.float32)
+    for start in range(0, len(n), BLOCK):  # in blocks: K × K of float64 several times over is gigabytes at 16,384
+        here = slice(start, start + BLOCK)
+        gaps = np.maximum(squares[here, None] + squares[None] - 2 * points[here] @ points.T, 0)
+        distances[here] = 2 * n[here, None] * n[None] / (n[here, None] + n[None]) * gaps
+    return np.asarray(np.minimum(distances, distances.T))  # blocks may round differently
 
 
 def _chain(d: Floats, n: Doubles, linkage: Linkage) -> tuple[list[tuple[int, int]], Doubles]:

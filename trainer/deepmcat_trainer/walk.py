@@ -1,0 +1,98 @@
+"""The merge tree by a random walk between fine clusters: what a walker seldom leaves is a group, however small.
+
+    k-NN graph of each view ─mutual edges─► links between clusters (K, K) ─summed over views─► random walk P
+        ─t steps─► diffusion coordinates ─Ward, weighted by how often the walk visits─► tree
+
+Two images are linked where each is among the other's nearest neighbours; a neighbour that is not returned counts
+ONE_SIDED. That is what keeps rare kinds: some of the neighbours of an image in a group of 20 lie outside, because the
+group has no more, but what lies there is denser and does not choose it back. Views (embeddings of the same images from
+several depths of a network) isolate different strays and the same kinds, so their links are summed.
+
+In diffusion coordinates (Coifman and Lafon 2006, "Diffusion maps") the squared distance of two clusters is that of
+where walkers from them are after t steps, over how often a place is visited. Between two groups that the walk never
+leaves it is 1/π_a + 1/π_b, with π the share of visits, and Ward's cost of merging them π_a π_b / (π_a + π_b) times
+that: 1, whatever their sizes. Within a group that the walk mixes well it goes to 0. So heights are comparable for
+rare and frequent kinds (Ward's objective here is the relaxed normalised cut; Dhillon, Guan and Kulis 2004).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.sparse.linalg import eigsh
+
+from deepmcat_core.tree import MergeTree
+from deepmcat_trainer.merge import ward_tree
+from deepmcat_trainer.neighbours import nearest_neighbours
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+ONE_SIDED = 0.1
+DENSE_UP_TO = 3000  # clusters whose whole spectrum is computed; of more, only SLOWEST
+SLOWEST = 512  # eigenvectors: the others have died out after a few steps
+FLOOR = 1e-9  # a link of every cluster to itself: one that no image has a neighbour in is still visited
+
+
+def walk_tree(
+    views: Sequence[Floats],
+    assignment: Ints,
+    k: int,
+    *,
+    neighbours: int,
+    steps: int,
+    device: str = "cpu",
+    seed: int = 0,
+) -> MergeTree:
+    """The tree over `k` fine clusters.
+
+    views: embeddings (N, D_v) of the same images, unit rows. assignment: (N,) the cluster of each. neighbours: edges of
+    an image in each view's graph. steps: of the walk; more let only the slowest boundaries count.
+    """
+    total = sparse.csr_matrix((k, k), dtype=np.float64)
+    for view in views:
+        found = nearest_neighbours(view, neighbours, device=device, seed=seed).indices
+        total = total + links(found, assignment, k)
+    coordinates, visits = diffusion(total, steps)
+    return ward_tree(coordinates, visits, "walk")
+
+
+def links(neighbours: npt.NDArray[np.integer], assignment: Ints, k: int) -> sparse.csr_matrix:
+    """How strongly the images of two clusters are linked, (k, k), symmetric: counts of mutual edges and one-sided ones.
+
+    neighbours: (N, m) the rows of each image's nearest neighbours.
+    """
+    n, m = neighbours.shape
+    rows = np.repeat(np.arange(n), m)
+    edges = sparse.csr_matrix((np.ones(n * m), (rows, neighbours.ravel())), shape=(n, n))
+    both = edges.multiply(edges.T)
+    weights = (1 - ONE_SIDED) * both + (ONE_SIDED / 2) * (edges + edges.T)
+    members = sparse.csr_matrix((np.ones(n), (np.arange(n), assignment)), shape=(n, k))
+    return sparse.csr_matrix(members.T @ weights @ members)
+
+
+def diffusion(weights: sparse.csr_matrix, steps: int) -> tuple[Doubles, Doubles]:
+    """Diffusion coordinates (K, E) after `steps` of the walk along `weights` (K, K), and the share of visits (K,)."""
+    weights = weights + FLOOR * sparse.eye(weights.shape[0])
+    degree = np.asarray(weights.sum(axis=1)).ravel()
+    visits = degree / degree.sum()
+    scale = sparse.diags(1 / np.sqrt(degree))
+    values, vectors = _spectrum(sparse.csr_matrix(scale @ weights @ scale))
+    # An eigenvalue below 0 is a walk that oscillates between two sides: no group.
+    decay = np.maximum(values, 0) ** steps
+    return vectors / np.sqrt(visits)[:, None] * decay, visits
+
+
+def _spectrum(symmetric: sparse.csr_matrix) -> tuple[Doubles, Doubles]:
+    """Eigenvalues, descending, and eigenvectors in columns: all, or the SLOWEST of many clusters'."""
+    k = symmetric.shape[0]
+    if k <= DENSE_UP_TO:
+        values, vectors = np.linalg.eigh(symmetric.toarray())
+    else:
+        start = np.full(k, 1 / np.sqrt(k))  # given, because a random one would make two runs differ
+        values, vectors = eigsh(symmetric, k=SLOWEST, which="LA", v0=start)
+    return values[::-1], vectors[:, ::-1]
