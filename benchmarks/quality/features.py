@@ -13,7 +13,7 @@ import json
 import re
 import resource
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +58,27 @@ class Given(Backbone):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """An encoder to take features from. weights_seed: of random weights, None for pretrained ones."""
+    """An encoder to take features from. weights_seed: of random weights, None for pretrained ones.
+
+    stages: of the network, that features are read after on a grid of quarters; none: after its head.
+    """
 
     encoder: str = ENCODER
     weights_seed: int | None = None
+    stages: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
         """What files and people call it."""
         name = re.sub(r"[^a-z0-9-]+", "-", self.encoder.lower()).strip("-")
+        name += "".join(f"-{stage}" for stage in self.stages)
         return name if self.weights_seed is None else f"{name}-random-{self.weights_seed}"
 
     def build(self) -> Encoder:
         """The encoder, without a projection. Raises ConfigError, MissingExtra."""
         spec = parse_encoder(self.encoder)
+        if self.stages:
+            spec = replace(spec, options={**spec.options, "pool": "grid2", "stages": list(self.stages)})
         if self.weights_seed is None:
             return pretrained(spec)
         with torch.random.fork_rng(devices=[]):

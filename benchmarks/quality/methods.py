@@ -9,7 +9,15 @@ from __future__ import annotations
 from benchmarks.quality import baseline_methods as baselines
 from benchmarks.quality.features import Source
 from benchmarks.quality.method import Method
-from benchmarks.quality.recipe_methods import DEPENDS, PAPER, PAPER_SETTINGS, paper, recipe
+from benchmarks.quality.recipe_methods import (
+    DEPENDS,
+    PAPER,
+    PAPER_SETTINGS,
+    neighbours_on_features,
+    paper,
+    recipe,
+    stages_on_features,
+)
 
 GPU_HOURS = (14_000, 1800.0)
 FROZEN = Source()
@@ -32,7 +40,23 @@ METHODS: tuple[Method, ...] = (
         name="kmeans", summary="k-means on EfficientNet-Lite0 pretrained on ImageNet, a run for each k",
         fit=lambda task: baselines.kmeans_on(task, FROZEN), source=lambda _: FROZEN,
     ),
-    recipe("frozen", cached=True, summary="the recipe frozen: pretrained encoder, fine clusters, merge tree"),
+    recipe("frozen", cached=True, summary="the recipe frozen: the encoder's last layer, fine clusters, walk tree"),
+    recipe(
+        "frozen", cached=True, label="frozen-ward", settings={"final": {"linkage": "ward"}},
+        summary="ablation: frozen with Ward's tree on centroids instead of the walk",
+    ),
+    recipe(
+        "stages", cached=True, on_features=stages_on_features,
+        summary="the recipe stages, the default: four depths of the encoder as views, fine clusters, walk tree",
+    ),
+    recipe(
+        "stages", cached=True, on_features=stages_on_features, label="stages-ward",
+        settings={"final": {"linkage": "ward"}}, summary="ablation: stages with Ward's tree on centroids",
+    ),
+    recipe(
+        "neighbours", cached=True, on_features=neighbours_on_features,
+        summary="the recipe neighbours: a projection trained on neighbours over the same features, walk tree",
+    ),
     Method(
         name="bound-5nn", summary="sees labels: the 5 nearest labelled fit images, pretrained encoder",
         fit=lambda task: baselines.nearest_labels(task, FROZEN), source=lambda _: FROZEN, labels=True,

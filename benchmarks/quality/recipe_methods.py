@@ -24,7 +24,10 @@ from deepmcat_trainer.budget import Budget
 from deepmcat_trainer.checkpoint import RunKey
 from deepmcat_trainer.features import SplitImages
 from deepmcat_trainer.grouping import FinalSettings, calibrate, group, split_views
+from deepmcat_trainer.recipes import neighbours, stages
 from deepmcat_trainer.recipes.base import Trained
+from deepmcat_trainer.recipes.neighbours import NeighboursSettings
+from deepmcat_trainer.recipes.stages import StagesSettings
 from deepmcat_trainer.run import Run
 from deepmcat_trainer.settings import RecipeSettings
 
@@ -65,7 +68,8 @@ def recipe(
     its training from the features (N, F) of the fit images, where it has such a function, instead of from images.
     """
     given = dict(settings or {})
-    source = Source(encoder=given.get("encoder", Source().encoder))
+    depths = given.get("stages", StagesSettings().stages if name in ("stages", "neighbours") else ())
+    source = Source(encoder=given.get("encoder", Source().encoder), stages=tuple(depths))
 
     def fit(task: Task) -> Fitted:
         chosen, run = _settings(name, given, task.seed), _run(name, task)
@@ -89,6 +93,17 @@ def recipe(
         name=label or name, fit=fit, settings={"recipe": name, **given}, source=(lambda _: source) if cached else None,
         depends=DEPENDS, verdicts=True, **more,
     )  # fmt: skip
+
+
+def stages_on_features(features: Floats, settings: StagesSettings, run: Run) -> Trained:
+    """The training of recipe `stages` from the features (N, ΣF) of the fit images."""
+    rows = stages.sample(len(features), settings)
+    return Trained(encoder=stages.viewed(stages.encoder(settings), features[rows], settings, run))
+
+
+def neighbours_on_features(features: Floats, settings: NeighboursSettings, run: Run) -> Trained:
+    """The training of recipe `neighbours`, likewise."""
+    return Trained(encoder=neighbours.on_features(features, stages.encoder(settings), settings, run))
 
 
 def paper(own: bool) -> Callable[[Task], Fitted]:

@@ -84,6 +84,14 @@ class Encoder(nn.Module):
         encoder.projection.load_state_dict(linear)
         return encoder.to(self.mean.device).train(self.training)
 
+    def with_mlp(self, network: nn.Sequential) -> Encoder:
+        """The same backbone under a copy of `network`: Linear, batch norm, ReLU, Linear, from (B, F) to (B, D)."""
+        first, last = network[0], network[-1]
+        options = {"kind": "mlp", "in": first.in_features, "hidden": first.out_features, "out": last.out_features}
+        encoder = Encoder(replace(self.spec, options={**self.spec.options, "projection": options}), self.backbone)
+        encoder.projection.load_state_dict(network.state_dict())
+        return encoder.to(self.mean.device).train(self.training)
+
     @property
     def views(self) -> tuple[int, ...]:
         """The dimensions of each view in an embedding, one after the other: (D,) where there is only one."""

@@ -4,6 +4,8 @@ The cosine silhouette (Rousseeuw 1987) of at most SAMPLE fit images, against all
 to a maximum. Among the cuts within TOLERANCE of the best, the one below the widest relative gap in the tree is taken:
 silhouettes of neighbouring cuts often differ by less than chance, and the gap says which of them merging resists.
 
+The tree of a random walk needs no silhouette: its heights say how isolated two groups are (walk_cut).
+
 What it cannot do: an average over images hardly notices a rare kind of image, and kinds that look alike (the two
 planes of one joint) score better together. It is a start for naming, never a claim about how many kinds there are.
 """
@@ -53,6 +55,18 @@ def suggest_cut(
         return SuggestedCut(k=1, silhouettes=scores, gaps=gaps)
     near = [k for k, score in scores.items() if score >= best - TOLERANCE]
     return SuggestedCut(k=max(near, key=lambda k: (gaps[k], -k)), silhouettes=scores, gaps=gaps)
+
+
+def walk_cut(tree: MergeTree, *, max_categories: int) -> SuggestedCut:
+    """The cut of a walk's tree (walk.py) below the widest gap between the costs of two merges; 1 is among them.
+
+    A merge costs from 0, where the walk has mixed the two sides, to 1, where it never crosses, whatever their sizes:
+    half the square of Ward's height. Groups that people tell apart cost near 1, parts of one kind mix away.
+    """
+    most = min(max_categories, tree.k)
+    costs = [1.0, *(min(1.0, merge.height**2 / 2) for merge in reversed(tree.merges)), 0.0]  # of going below k groups
+    gaps = {k: costs[k - 1] - costs[k] for k in range(1, most + 1)}
+    return SuggestedCut(k=max(gaps, key=lambda k: (gaps[k], -k)), silhouettes={}, gaps=gaps)
 
 
 def _sample(n: int, seed: int) -> Ints:

@@ -190,6 +190,7 @@ def _record(final: FinalSettings, made: _Clustering) -> dict[str, Any]:
         "fine_k": made.grouping.fine.k,
         "suggested_k": made.grouping.cut.k,
         "silhouettes": {str(k): round(score, 4) for k, score in made.grouping.cut.silhouettes.items()},
+        "gaps": {str(k): round(gap, 4) for k, gap in made.grouping.cut.gaps.items()},
         "fit_images": len(made.grouping.fine.assignment),
         "calibration_images": made.calibration.images,
     }

@@ -15,9 +15,9 @@ from deepmcat_core.centroids import Centroids
 from deepmcat_core.errors import ConfigError
 from deepmcat_core.tree import MergeTree
 from deepmcat_trainer.clustering import FineClusters, default_k, kmeans
-from deepmcat_trainer.cut import MAX_CATEGORIES, SuggestedCut, suggest_cut
+from deepmcat_trainer.cut import MAX_CATEGORIES, SuggestedCut, suggest_cut, walk_cut
 from deepmcat_trainer.merge import merge_tree
-from deepmcat_trainer.walk import walk_tree
+from deepmcat_trainer.walk import default_neighbours, walk_tree
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,10 +27,10 @@ class FinalSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fine_k: int | None = Field(default=None, ge=1)  # None: one in 12 images, from 64 to 16,384 (clustering.default_k)
+    fine_k: int | None = Field(default=None, ge=1)  # None: one in 12 images, from 1024 to 16,384 (clustering.default_k)
     linkage: Literal["walk", "average", "ward"] = "walk"  # walk.py and merge.py say what each is good at
-    neighbours: int = Field(default=20, ge=1)  # of an image in each view's graph, for "walk"
-    walk_steps: int = Field(default=16, ge=1)
+    neighbours: int | None = Field(default=None, ge=1)  # of an image, for "walk"; None: √N / 4, from 12 to 30
+    walk_steps: int = Field(default=8, ge=1)
     niter: int = Field(default=20, ge=1)
     nredo: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -69,17 +69,20 @@ def group(views: Sequence[Floats], final: FinalSettings, *, device: str = "cpu")
     k = final.clusters_for(len(embeddings))
     fine = kmeans(embeddings, k, niter=final.niter, nredo=final.nredo, seed=final.seed, device=device)
     tree = _tree(views, fine, final, device)
-    cut = suggest_cut(tree, fine, embeddings, max_categories=final.max_categories, seed=final.seed)
+    if final.linkage == "walk":
+        cut = walk_cut(tree, max_categories=final.max_categories)
+    else:
+        cut = suggest_cut(tree, fine, embeddings, max_categories=final.max_categories, seed=final.seed)
     return Grouping(fine=fine, tree=tree, cut=cut)
 
 
 def _tree(views: Sequence[Floats], fine: FineClusters, final: FinalSettings, device: str) -> MergeTree:
     if final.linkage != "walk":
         return merge_tree(fine.sums(views[0]), fine.sizes, final.linkage)
+    neighbours = final.neighbours or default_neighbours(len(views[0]))
     return walk_tree(
-        views, fine.assignment, fine.k,
-        neighbours=final.neighbours, steps=final.walk_steps, device=device, seed=final.seed,
-    )  # fmt: skip
+        views, fine.assignment, fine.k, neighbours=neighbours, steps=final.walk_steps, device=device, seed=final.seed
+    )
 
 
 def split_views(embeddings: Floats, dims: Sequence[int]) -> list[Floats]:

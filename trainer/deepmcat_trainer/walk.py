@@ -32,7 +32,8 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-ONE_SIDED = 0.1
+ONE_SIDED = 0.05
+FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 12, 30
 DENSE_UP_TO = 3000  # clusters whose whole spectrum is computed; of more, only SLOWEST
 SLOWEST = 512  # eigenvectors: the others have died out after a few steps
 FLOOR = 1e-9  # a link of every cluster to itself: one that no image has a neighbour in is still visited
@@ -59,6 +60,11 @@ def walk_tree(
         total = total + links(found, assignment, k)
     coordinates, visits = diffusion(total, steps)
     return ward_tree(coordinates, visits, "walk")
+
+
+def default_neighbours(images: int) -> int:
+    """A quarter of √N, within 12 and 30: few images have few of a rare kind, many need wider ties to hold together."""
+    return int(np.clip(round(np.sqrt(images) / 4), FEWEST_NEIGHBOURS, MOST_NEIGHBOURS))
 
 
 def links(neighbours: npt.NDArray[np.integer], assignment: Ints, k: int) -> sparse.csr_matrix:

@@ -11,13 +11,13 @@ from deepmcat_trainer.recipes.base import Recipe
 from deepmcat_trainer.recipes.deepcluster_v2 import DEEPCLUSTER_V2
 from deepmcat_trainer.recipes.deepmcat2021 import DEEPMCAT2021, DEEPMCAT2021_SMALL
 from deepmcat_trainer.recipes.frozen import FROZEN
+from deepmcat_trainer.recipes.neighbours import NEIGHBOURS
 from deepmcat_trainer.recipes.refine import REFINE
 from deepmcat_trainer.recipes.stages import STAGES
 from deepmcat_trainer.recipes.vicreg import VICREG
 
-RECIPES: dict[str, Recipe[Any]] = {
-    recipe.name: recipe for recipe in (STAGES, FROZEN, REFINE, DEEPMCAT2021_SMALL, DEEPMCAT2021, DEEPCLUSTER_V2, VICREG)
-}
+_ALL = (STAGES, FROZEN, NEIGHBOURS, REFINE, DEEPMCAT2021_SMALL, DEEPMCAT2021, DEEPCLUSTER_V2, VICREG)
+RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in _ALL}
 
 
 def find(name: str) -> Recipe[Any]:
