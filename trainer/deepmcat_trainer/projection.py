@@ -4,7 +4,7 @@
 
 A pair is an image and one of its neighbours, with inputs dropped out at random in place of augmentation. What
 neighbours share stays, what tells them apart fades: a learned relative of Laplacian eigenmaps (Balestriero and LeCun
-2022, arXiv:2205.11508) that also embeds images it has not seen. The loss is VICReg's (losses.py); one with negative pairs
+2022, arXiv:2205.11508) that also embeds images it has not seen. The loss is VICReg's (losses.py); one with negatives
 would push kinds apart evenly, and its prior hurts rare ones.
 """
 
