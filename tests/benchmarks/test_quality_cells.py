@@ -199,7 +199,7 @@ def test_the_final_stage_is_the_products(tmp_path: Path) -> None:
         rows += rng.normal(scale=0.05, size=rows.shape).astype(np.float32)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    fitted = final_stage([bundle(300), bundle(250), bundle(40)], FinalSettings(), "cpu")
+    fitted = final_stage([bundle(300), bundle(250), bundle(40)], (4,), FinalSettings(), "cpu")
 
     cut = fitted.at(2)
     assert cut is not None
