@@ -170,7 +170,16 @@ def test_every_flag_that_is_shown_exists(monkeypatch: pytest.MonkeyPatch, capsys
 def test_the_recipes_settings_are_the_code_s() -> None:
     """docs/training.md has every recipe and every setting of each, with the values they have."""
     recipes = importlib.import_module("deepmcat_trainer.recipes").RECIPES
-    names = ["frozen", "refine", "deepmcat2021-small", "deepmcat2021", "deepcluster-v2", "vicreg"]
+    names = [
+        "stages",
+        "frozen",
+        "neighbours",
+        "refine",
+        "deepmcat2021-small",
+        "deepmcat2021",
+        "deepcluster-v2",
+        "vicreg",
+    ]
     rows = table("docs/training.md", "setting of a recipe")
     documented = {(name, row[0], row[1 + i]) for row in rows for i, name in enumerate(names) if row[1 + i]}
 
