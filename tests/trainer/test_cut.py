@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import silhouette_score
 
+from deepmcat_core.tree import Merge, MergeTree
 from deepmcat_trainer.clustering import default_k, kmeans
-from deepmcat_trainer.cut import MAX_CATEGORIES, suggest_cut
+from deepmcat_trainer.cut import MAX_CATEGORIES, suggest_cut, walk_cut
+from deepmcat_trainer.grouping import FinalSettings, group, split_views
 from deepmcat_trainer.merge import merge_tree
 
 
@@ -61,3 +63,67 @@ def test_small_data_gets_a_cut(n):
     """Any number of images has a cut within its clusters."""
     cut, tree, _ = suggest(blobs([n], spread=3.0))
     assert 1 <= cut.k <= tree.k
+
+
+@pytest.mark.parametrize("sizes", [[150], [600], [90, 90], [200, 100, 60], [120] * 6, [400, 400, 24]])
+def test_the_walk_s_cut_has_as_many_groups_as_there_are_kinds(sizes):
+    """Kinds that are far apart, even or not, and one alone, which is one category."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    embeddings = unit(np.eye(16)[labels] + 0.1 * rng.normal(size=(len(labels), 16)))
+    made = group([embeddings], FinalSettings())
+
+    assert made.tree.linkage == "walk"
+    assert made.cut.k == len(sizes)
+    assert len(set(zip(made.tree.cut(made.cut.k)[made.fine.assignment], labels, strict=True))) == len(sizes)
+
+
+def chain_of(costs):
+    """A tree whose merges cost so much, the last first."""
+    k, merges = len(costs) + 1, []
+    for i, cost in enumerate(reversed(costs)):
+        left, right = (0, 1) if i == 0 else (i + 1, k + i - 1)
+        merges.append(Merge(left=min(left, right), right=max(left, right), height=float(np.sqrt(2 * cost))))
+    return MergeTree(k=k, merges=tuple(merges), linkage="walk")
+
+
+@pytest.mark.parametrize(
+    ("costs", "most", "k"),
+    [
+        ([], 60, 1),
+        ([0.3, 0.2], 60, 1),
+        ([0.9, 0.2], 60, 2),
+        ([0.99, 0.95, 0.9, 0.1], 60, 4),
+        ([1.0, 1.0, 1.0], 60, 4),
+        ([0.99, 0.95, 0.9, 0.1], 3, 3),
+        ([0.5], 60, 1),
+    ],
+)
+def test_the_walk_s_cut_is_below_the_widest_gap_in_cost(costs, most, k):
+    """From one group to the maximum; of equal gaps the one with fewer groups."""
+    cut = walk_cut(chain_of(costs), max_categories=most)
+
+    assert cut.k == k
+    assert cut.silhouettes == {}
+    assert sorted(cut.gaps) == list(range(1, min(most, len(costs) + 1) + 1))
+    assert all(gap >= 0 for gap in cut.gaps.values())
+
+
+def test_a_merge_that_costs_more_than_one_by_rounding_leaves_no_gap_below_zero():
+    """Heights are computed; 1 is the most that two groups can cost."""
+    assert walk_cut(chain_of([1.0 + 1e-6, 0.1]), max_categories=60).gaps == pytest.approx({1: 0, 2: 0.9, 3: 0.1})
+
+
+def test_views_are_cut_out_of_embeddings_at_unit_length():
+    """The embeddings first, as they are, then each view; a view of zeros stays, and one view is the embeddings."""
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(7, 6)).astype(np.float32)
+    embeddings[3, 4:] = 0
+    whole, first, second = split_views(embeddings, (4, 2))
+    present = np.arange(7) != 3
+
+    assert whole is embeddings
+    np.testing.assert_allclose(first, unit(embeddings[:, :4]), atol=1e-6)
+    np.testing.assert_allclose(second[present], unit(embeddings[present, 4:]), atol=1e-6)
+    assert not second[3].any()
+    assert [part is embeddings for part in split_views(embeddings, (6,))] == [True]

@@ -49,9 +49,11 @@ def encoders() -> list[EncoderSpec]:
     config = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config |= {"intermediate_size": 64, "image_size": 24, "patch_size": 8}
     hf = {"config": config, "mean": [0.5] * 3, "std": [0.5] * 3, "size": 24, "pooling": "pooler", "dim": 32}
+    views = {"kind": "views", "in": [96, 160], "out": [8, 12]}
     return [
         EncoderSpec(name="small-vgg-sobel", options={"projection": {"kind": "linear", "in": 256, "out": 16}}),
         EncoderSpec(name="efficientnet-lite0"),
+        EncoderSpec(name="efficientnet-lite0", options={"pool": "grid2", "stages": [2, 3], "projection": views}),
         EncoderSpec(name="hf", options=hf),
     ]
 
