@@ -54,6 +54,10 @@ METHODS: tuple[Method, ...] = (
         settings={"final": {"linkage": "ward"}}, summary="ablation: stages with Ward's tree on centroids",
     ),
     recipe(
+        "gradients", cached=True, on_features=stages_on_features, scratch=True,
+        summary="the recipe gradients: pixels and edges as views, no network; walk tree",
+    ),
+    recipe(
         "neighbours", cached=True, on_features=neighbours_on_features,
         summary="the recipe neighbours: a projection trained on neighbours over the same features, walk tree",
     ),

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from deepmcat_core import config
 from deepmcat_core.centroids import Centroids
-from deepmcat_core.encoder import Encoder
+from deepmcat_core.encoder import Encoder, parse_encoder, pretrained
 from deepmcat_trainer import recipes
 from deepmcat_trainer.budget import Budget
 from deepmcat_trainer.checkpoint import RunKey
@@ -27,7 +27,7 @@ from deepmcat_trainer.grouping import FinalSettings, calibrate, group, split_vie
 from deepmcat_trainer.recipes import neighbours, stages
 from deepmcat_trainer.recipes.base import Trained
 from deepmcat_trainer.recipes.neighbours import NeighboursSettings
-from deepmcat_trainer.recipes.stages import StagesSettings
+from deepmcat_trainer.recipes.stages import StagesSettings, ViewsSettings
 from deepmcat_trainer.run import Run
 from deepmcat_trainer.settings import RecipeSettings
 
@@ -69,7 +69,8 @@ def recipe(
     """
     given = dict(settings or {})
     depths = given.get("stages", StagesSettings().stages if name in ("stages", "neighbours") else ())
-    source = Source(encoder=given.get("encoder", Source().encoder), stages=tuple(depths))
+    encoder = given.get("encoder", "gradients" if name == "gradients" else Source().encoder)
+    source = Source(encoder=encoder, stages=tuple(depths))
 
     def fit(task: Task) -> Fitted:
         chosen, run = _settings(name, given, task.seed), _run(name, task)
@@ -95,10 +96,13 @@ def recipe(
     )  # fmt: skip
 
 
-def stages_on_features(features: Floats, settings: StagesSettings, run: Run) -> Trained:
-    """The training of recipe `stages` from the features (N, ΣF) of the fit images."""
+def stages_on_features(features: Floats, settings: ViewsSettings, run: Run) -> Trained:
+    """The training of recipes `stages` and `gradients` from the features (N, ΣF) of the fit images."""
     rows = stages.sample(len(features), settings)
-    return Trained(encoder=stages.viewed(stages.encoder(settings), features[rows], settings, run))
+    encoder = (
+        pretrained(parse_encoder(settings.encoder)) if settings.encoder == "gradients" else stages.encoder(settings)
+    )
+    return Trained(encoder=stages.viewed(encoder, features[rows], settings, run))
 
 
 def neighbours_on_features(features: Floats, settings: NeighboursSettings, run: Run) -> Trained:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from deepmcat_core.backbones.backbone import Backbone
 from deepmcat_core.backbones.efficientnet_lite import EfficientNetLite0
+from deepmcat_core.backbones.gradients import Gradients
 from deepmcat_core.backbones.huggingface import HuggingFace
 from deepmcat_core.backbones.resnet import ResNet18
 from deepmcat_core.backbones.vgg import SmallVggSobel, Vgg16Sobel
@@ -35,6 +36,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "small-vgg-sobel": SmallVggSobel,
     "resnet18": ResNet18,
     "efficientnet-lite0": EfficientNetLite0,
+    "gradients": Gradients,
     "hf": HuggingFace,
 }
 

@@ -25,11 +25,11 @@ SAMPLE = 1024
 class Body:
     """`encoder` is trained in place. pass_s: seconds that the last pass over all images took, embedding them."""
 
-    def __init__(self, encoder: Encoder, images: SplitImages, run: Run) -> None:
-        """Raises ConfigError where there are too few images."""
-        if len(images) < MIN_IMAGES:
+    def __init__(self, encoder: Encoder, images: SplitImages, run: Run, fewest: int = MIN_IMAGES) -> None:
+        """Raises ConfigError where there are not even the `fewest` images."""
+        if len(images) < fewest:
             raise ConfigError(
-                f"training needs at least {MIN_IMAGES} images to fit; this dataset has {len(images)}. "
+                f"training needs at least {fewest} images to fit; this dataset has {len(images)}. "
                 "Prepare more, or use --recipe frozen, which trains nothing."
             )
         self.encoder = to_device(encoder, run.device)

@@ -33,7 +33,7 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 ONE_SIDED = 0.05
-FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 12, 30
+MOST_NEIGHBOURS = 30
 DENSE_UP_TO = 3000  # clusters whose whole spectrum is computed; of more, only SLOWEST
 SLOWEST = 512  # eigenvectors: the others have died out after a few steps
 FLOOR = 1e-9  # a link of every cluster to itself: one that no image has a neighbour in is still visited
@@ -63,8 +63,13 @@ def walk_tree(
 
 
 def default_neighbours(images: int) -> int:
-    """A quarter of √N, within 12 and 30: few images have few of a rare kind, many need wider ties to hold together."""
-    return int(np.clip(round(np.sqrt(images) / 4), FEWEST_NEIGHBOURS, MOST_NEIGHBOURS))
+    """From 3 to 30: half of √N up to 12, then a quarter of it.
+
+    Few images have few of each kind, and a graph wider than a kind joins it to others; many need wide ties to hold a
+    frequent kind together.
+    """
+    root = float(np.sqrt(images))
+    return int(np.clip(round(root / 4), min(max(3, round(root / 2)), 12), MOST_NEIGHBOURS))
 
 
 def links(neighbours: npt.NDArray[np.integer], assignment: Ints, k: int) -> sparse.csr_matrix:

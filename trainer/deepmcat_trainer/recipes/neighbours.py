@@ -11,14 +11,14 @@ from deepmcat_trainer.features import SplitImages, feature_store
 from deepmcat_trainer.projection import ProjectionPlan, train_projection
 from deepmcat_trainer.recipes import stages
 from deepmcat_trainer.recipes.base import Recipe, Trained
-from deepmcat_trainer.recipes.stages import StagesSettings
+from deepmcat_trainer.recipes.stages import StagedSettings
 from deepmcat_trainer.run import Run
 from deepmcat_trainer.settings import BatchSize, Count, Positive, Probability
 
 Floats = npt.NDArray[np.float32]
 
 
-class NeighboursSettings(StagesSettings):
+class NeighboursSettings(StagedSettings):
     """inputs: principal components of the features that the projection sees. neighbours: of an image, to draw from."""
 
     inputs: Count = 256

@@ -29,29 +29,40 @@ from deepmcat_trainer.settings import Count, RecipeSettings
 Floats = npt.NDArray[np.float32]
 
 
-class StagesSettings(RecipeSettings):
-    """stages: of the network, 1 to 7, that features are read after; pool: how each is pooled.
+class ViewsSettings(RecipeSettings):
+    """view_dim: components that each view keeps. pca_images: of the fit split, evenly spaced, they are learned from."""
 
-    view_dim: components that each view keeps. pca_images: of the fit split, evenly spaced, that they are learned from.
-    """
-
-    encoder: str = "efficientnet-lite0"
-    stages: tuple[int, ...] = Field(default=(4, 5, 6, 7), min_length=1)
-    pool: Pool = "grid2"
     view_dim: Count = 128
     pca_images: Count = 4096
 
 
+class StagedSettings(RecipeSettings):
+    """stages: of the network, 1 to 7, that features are read after; pool: how each is pooled."""
+
+    encoder: str = "efficientnet-lite0"
+    stages: tuple[int, ...] = Field(default=(4, 5, 6, 7), min_length=1)
+    pool: Pool = "grid2"
+
+
+class StagesSettings(StagedSettings, ViewsSettings):
+    """An encoder read at several depths, each of them a view."""
+
+
 def train(images: SplitImages, settings: StagesSettings, run: Run) -> Trained:
     """Learn the principal components of each view from `images`. Raises ConfigError, MissingExtra, InferenceError."""
-    body = Body(encoder(settings), images, run)
+    return on_images(encoder(settings), images, settings, run)
+
+
+def on_images(encoder: Encoder, images: SplitImages, settings: ViewsSettings, run: Run) -> Trained:
+    """`encoder` with views learned from `images`. Raises InferenceError."""
+    body = Body(encoder, images, run, fewest=1)
     rows = sample(len(images), settings)
     features = np.empty((len(rows), body.encoder.backbone.dim), dtype=np.float32)
     body.apply(body.encoder.features, rows, features, "views: embedding")
     return Trained(encoder=viewed(body.encoder, features, settings, run))
 
 
-def encoder(settings: StagesSettings) -> Encoder:
+def encoder(settings: StagedSettings) -> Encoder:
     """The pretrained encoder that reads these stages. Raises ConfigError, MissingExtra."""
     spec = parse_encoder(settings.encoder)
     if spec.name != "efficientnet-lite0":
@@ -60,12 +71,12 @@ def encoder(settings: StagesSettings) -> Encoder:
     return pretrained(replace(spec, options=options))
 
 
-def sample(n: int, settings: StagesSettings) -> npt.NDArray[np.int64]:
+def sample(n: int, settings: ViewsSettings) -> npt.NDArray[np.int64]:
     """The images of n that the components are learned from: all where they are few."""
     return np.linspace(0, n - 1, min(settings.pca_images, n)).astype(np.int64)
 
 
-def viewed(encoder: Encoder, features: Floats, settings: StagesSettings, run: Run) -> Encoder:
+def viewed(encoder: Encoder, features: Floats, settings: ViewsSettings, run: Run) -> Encoder:
     """`encoder` with the principal components of each part of the features (n, F) as its views."""
     weights, biases = [], []
     for part in np.split(features, np.cumsum(encoder.backbone.parts)[:-1], axis=1):
