@@ -99,10 +99,11 @@ def recipe(
 def stages_on_features(features: Floats, settings: ViewsSettings, run: Run) -> Trained:
     """The training of recipes `stages` and `gradients` from the features (N, ΣF) of the fit images."""
     rows = stages.sample(len(features), settings)
-    encoder = (
-        pretrained(parse_encoder(settings.encoder)) if settings.encoder == "gradients" else stages.encoder(settings)
-    )
-    return Trained(encoder=stages.viewed(encoder, features[rows], settings, run))
+    if isinstance(settings, StagesSettings):
+        base = stages.encoder(settings)
+    else:
+        base = pretrained(parse_encoder(settings.encoder))
+    return Trained(encoder=stages.viewed(base, features[rows], settings, run))
 
 
 def neighbours_on_features(features: Floats, settings: NeighboursSettings, run: Run) -> Trained:

@@ -29,9 +29,7 @@ class FinalSettings(BaseModel):
 
     fine_k: int | None = Field(default=None, ge=1)  # None: one in 12 images, from 1024 to 16,384 (clustering.default_k)
     linkage: Literal["walk", "average", "ward"] = "walk"  # walk.py and merge.py say what each is good at
-    neighbours: int | None = Field(
-        default=None, ge=1
-    )  # of an image, for "walk"; None: 3 to 30 (walk.default_neighbours)
+    neighbours: int | None = Field(default=None, ge=1)  # of an image; None: walk.default_neighbours
     walk_steps: int = Field(default=8, ge=1)
     niter: int = Field(default=20, ge=1)
     nredo: int = Field(default=1, ge=1)

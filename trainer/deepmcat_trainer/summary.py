@@ -24,7 +24,8 @@ def print_summary(finished: Finished, console: Console) -> None:
         _say(console, f"… and {len(categories) - ROWS} more: deepmcat describe {finished.path}")
     _say(
         console,
-        f"{len(categories)} {'category' if len(categories) == 1 else 'categories'} from {finished.fine_k} fine clusters ({finished.linkage} linkage, "
+        f"{len(categories)} {'category' if len(categories) == 1 else 'categories'} from {finished.fine_k} fine "
+        f"clusters ({finished.linkage} linkage, "
         f"suggested cut {finished.suggested_k}). Suggestions, not findings: name and merge them with "
         "deepmcat names export.",
     )

@@ -61,7 +61,7 @@ def command(
 ) -> None:
     """Prepare, train, serve and categorize: the whole path on real DICOM images, in a few minutes on two cores.
 
-    Uses loopback only and leaves nothing running. Training here means `frozen`: a pretrained encoder and clustering.
+    Uses loopback only and leaves nothing running. Training here means `stages`: a pretrained encoder and clustering.
     """
     require_packages(installed())
     if data is not None and next(find_files([data]), None) is None:
@@ -98,7 +98,7 @@ class _Demo:
     def run(self) -> None:
         """The story."""
         self._prepare()
-        self._deepmcat("train", self._out / "dataset", "--out", self._out / "artifact", "--recipe", "frozen")
+        self._deepmcat("train", self._out / "dataset", "--out", self._out / "artifact", "--recipe", "stages")
         self._deepmcat("sheets", self._out / "artifact", self._out / "dataset", "--out", self._out / "sheets")
         arguments = [str(self._out / "artifact"), "--listen", LOOPBACK, "--admin", LOOPBACK]
         self._show(["serve", *arguments])
