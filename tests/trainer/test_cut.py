@@ -97,10 +97,11 @@ def chain_of(costs):
         ([1.0, 1.0, 1.0], 60, 4),
         ([0.99, 0.95, 0.9, 0.1], 3, 3),
         ([0.5], 60, 1),
+        ([1.0] * 30 + [1 - 1e-6] * 49 + [0.1], 60, 60),
     ],
 )
 def test_the_walk_s_cut_is_below_the_widest_gap_in_cost(costs, most, k):
-    """From one group to the maximum; of equal gaps the one with fewer groups."""
+    """From one group to the maximum, which more kinds than that are cut into; of equal gaps the one with fewer."""
     cut = walk_cut(chain_of(costs), max_categories=most)
 
     assert cut.k == k

@@ -60,13 +60,16 @@ def suggest_cut(
 def walk_cut(tree: MergeTree, *, max_categories: int) -> SuggestedCut:
     """The cut of a walk's tree (walk.py) below the widest gap between the costs of two merges; 1 is among them.
 
+    Where that gap lies beyond `max_categories`, there are more kinds than that, and it is `max_categories`.
     A merge costs from 0, where the walk has mixed the two sides, to 1, where it never crosses, whatever their sizes:
     half the square of Ward's height. Groups that people tell apart cost near 1, parts of one kind mix away.
     """
     most = min(max_categories, tree.k)
     costs = [1.0, *(min(1.0, merge.height**2 / 2) for merge in reversed(tree.merges)), 0.0]  # of going below k groups
-    gaps = {k: costs[k - 1] - costs[k] for k in range(1, most + 1)}
-    return SuggestedCut(k=max(gaps, key=lambda k: (gaps[k], -k)), silhouettes={}, gaps=gaps)
+    gaps = {k: costs[k - 1] - costs[k] for k in range(1, tree.k + 1)}
+    # Looked for in the whole tree: where there are more kinds than `most`, the gaps up to there are rounding.
+    widest = max(gaps, key=lambda k: (gaps[k], -k))
+    return SuggestedCut(k=min(widest, most), silhouettes={}, gaps={k: gaps[k] for k in range(1, most + 1)})
 
 
 def _sample(n: int, seed: int) -> Ints:
