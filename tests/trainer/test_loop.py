@@ -235,7 +235,7 @@ def test_a_duration_that_is_none_is_a_sentence(text):
 
 
 def test_too_few_images_name_the_way_out(tmp_path):
-    """Below 64 images only the frozen recipe makes sense."""
+    """Below 64 images only recipes that train nothing make sense."""
     with pytest.raises(ConfigError, match=r"at least 64 images .* has 20.*frozen"):
         make(tmp_path, settings(), images=patterns(20)[0])
 

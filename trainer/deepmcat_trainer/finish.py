@@ -188,6 +188,7 @@ def _record(final: FinalSettings, made: _Clustering) -> dict[str, Any]:
     """What the manifest says of the final stage: its settings as they came out, and what the cut was chosen from."""
     return final.model_dump() | {
         "fine_k": made.grouping.fine.k,
+        "linkage": made.grouping.tree.linkage,
         "suggested_k": made.grouping.cut.k,
         "silhouettes": {str(k): round(score, 4) for k, score in made.grouping.cut.silhouettes.items()},
         "gaps": {str(k): round(gap, 4) for k, gap in made.grouping.cut.gaps.items()},

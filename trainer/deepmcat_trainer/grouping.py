@@ -22,13 +22,16 @@ from deepmcat_trainer.walk import default_neighbours, walk_tree
 Floats = npt.NDArray[np.float32]
 
 
+WALK_FROM = 256  # images: in a smaller archive the graph is wider than most kinds, and joins them
+
+
 class FinalSettings(BaseModel):
     """The settings of the final stage."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     fine_k: int | None = Field(default=None, ge=1)  # None: one in 12 images, from 1024 to 16,384 (clustering.default_k)
-    linkage: Literal["walk", "average", "ward"] = "walk"  # walk.py and merge.py say what each is good at
+    linkage: Literal["walk", "average", "ward"] | None = None  # walk.py, merge.py; None: "ward" below WALK_FROM images
     neighbours: int | None = Field(default=None, ge=1)  # of an image; None: walk.default_neighbours
     walk_steps: int = Field(default=8, ge=1)
     niter: int = Field(default=20, ge=1)
@@ -69,7 +72,7 @@ def group(views: Sequence[Floats], final: FinalSettings, *, device: str = "cpu")
     k = final.clusters_for(len(embeddings))
     fine = kmeans(embeddings, k, niter=final.niter, nredo=final.nredo, seed=final.seed, device=device)
     tree = _tree(views, fine, final, device)
-    if final.linkage == "walk":
+    if tree.linkage == "walk":
         cut = walk_cut(tree, max_categories=final.max_categories)
     else:
         cut = suggest_cut(tree, fine, embeddings, max_categories=final.max_categories, seed=final.seed)
@@ -77,8 +80,9 @@ def group(views: Sequence[Floats], final: FinalSettings, *, device: str = "cpu")
 
 
 def _tree(views: Sequence[Floats], fine: FineClusters, final: FinalSettings, device: str) -> MergeTree:
-    if final.linkage != "walk":
-        return merge_tree(fine.sums(views[0]), fine.sizes, final.linkage)
+    linkage = final.linkage or ("walk" if len(views[0]) >= WALK_FROM else "ward")
+    if linkage != "walk":
+        return merge_tree(fine.sums(views[0]), fine.sizes, linkage)
     neighbours = final.neighbours or default_neighbours(len(views[0]))
     return walk_tree(
         views, fine.assignment, fine.k, neighbours=neighbours, steps=final.walk_steps, device=device, seed=final.seed
