@@ -30,7 +30,7 @@ class Body:
         if len(images) < fewest:
             raise ConfigError(
                 f"training needs at least {fewest} images to fit; this dataset has {len(images)}. "
-                "Prepare more, or use --recipe frozen, which trains nothing."
+                "Prepare more, or use --recipe stages or frozen, which train nothing."
             )
         self.encoder = to_device(encoder, run.device)
         self.images = images
@@ -89,15 +89,6 @@ class Body:
                     raise InferenceError("features are not finite: try a lower learning rate (lr)")
                 out[start : start + size] = made
                 advance(len(made))
-
-
-def require_enough(images: SplitImages) -> None:
-    """Raises ConfigError where there are too few images to train on."""
-    if len(images) < MIN_IMAGES:
-        raise ConfigError(
-            f"training needs at least {MIN_IMAGES} images to fit; this dataset has {len(images)}. "
-            "Prepare more, or use --recipe stages or frozen, which train nothing."
-        )
 
 
 def to_device(encoder: Encoder, device: str) -> Encoder:

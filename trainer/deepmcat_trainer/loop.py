@@ -20,7 +20,7 @@ import torch
 from deepmcat_core.errors import ConfigError, InferenceError
 from deepmcat_trainer import checkpoint as checkpoints
 from deepmcat_trainer import monitor, optimisers
-from deepmcat_trainer.body import Body, require_enough
+from deepmcat_trainer.body import Body
 from deepmcat_trainer.checkpoint import Checkpoint
 from deepmcat_trainer.monitor import EpochReport
 from deepmcat_trainer.objectives.objective import Epoch, Objective
@@ -44,9 +44,8 @@ class Training:
     ) -> None:
         """optimiser: of the encoder and of the objective's parameters. schedule: of its rates; None: constant.
 
-        Raises ConfigError where there are too few images, or a batch is too small for the processes of the run.
+        Raises ConfigError where a batch is too small for the processes of the run.
         """
-        require_enough(body.images)
         least = 2 * body.run.world.size  # batch norm cannot train on one image
         if settings.batch_size < least:
             raise ConfigError(

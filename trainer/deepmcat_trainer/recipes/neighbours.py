@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepmcat_core.encoder import Encoder
-from deepmcat_trainer.body import Body, require_enough
+from deepmcat_trainer.body import Body
 from deepmcat_trainer.features import SplitImages, feature_store
 from deepmcat_trainer.projection import ProjectionPlan, train_projection
 from deepmcat_trainer.recipes import stages
@@ -34,7 +34,6 @@ class NeighboursSettings(StagedSettings):
 
 def train(images: SplitImages, settings: NeighboursSettings, run: Run) -> Trained:
     """Train the projection on the features of `images`. Raises ConfigError, MissingExtra, InferenceError."""
-    require_enough(images)
     body = Body(stages.encoder(settings), images, run)
     dim = body.encoder.backbone.dim
     with feature_store(len(images), dim, memory_mb=settings.feature_memory_mb, folder=run.folder) as features:
