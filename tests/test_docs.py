@@ -172,6 +172,7 @@ def test_the_recipes_settings_are_the_code_s() -> None:
     recipes = importlib.import_module("deepmcat_trainer.recipes").RECIPES
     names = [
         "stages",
+        "gradients",
         "frozen",
         "neighbours",
         "refine",

@@ -50,10 +50,12 @@ def encoders() -> list[EncoderSpec]:
     config |= {"intermediate_size": 64, "image_size": 24, "patch_size": 8}
     hf = {"config": config, "mean": [0.5] * 3, "std": [0.5] * 3, "size": 24, "pooling": "pooler", "dim": 32}
     views = {"kind": "views", "in": [96, 160], "out": [8, 12]}
+    edges = {"kind": "views", "in": [1024, 512, 128], "out": [16, 8, 8]}
     return [
         EncoderSpec(name="small-vgg-sobel", options={"projection": {"kind": "linear", "in": 256, "out": 16}}),
         EncoderSpec(name="efficientnet-lite0"),
         EncoderSpec(name="efficientnet-lite0", options={"pool": "grid2", "stages": [2, 3], "projection": views}),
+        EncoderSpec(name="gradients", options={"projection": edges}),
         EncoderSpec(name="hf", options=hf),
     ]
 

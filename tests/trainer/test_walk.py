@@ -190,7 +190,10 @@ def test_views_agree_on_kinds_and_not_on_strays():
     assert costs(consensus)[2] < 0.8 * costs(lone)[2]
 
 
-@pytest.mark.parametrize(("images", "neighbours"), [(1, 12), (2304, 12), (6400, 20), (14_400, 30), (10**8, 30)])
+@pytest.mark.parametrize(
+    ("images", "neighbours"),
+    [(1, 3), (36, 3), (64, 4), (256, 8), (576, 12), (2304, 12), (2704, 13), (6400, 20), (14_400, 30), (10**8, 30)],
+)
 def test_default_neighbours(images, neighbours):
-    """A quarter of √N, within 12 and 30."""
+    """Half of √N, from 3 to 12, and from where a quarter of it is more, that, up to 30."""
     assert default_neighbours(images) == neighbours
