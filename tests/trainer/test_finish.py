@@ -144,7 +144,7 @@ def test_the_manifest_says_how_the_clusters_came_to_be(made):
     assert training["recipe"] == "test"
     assert training["final"]["suggested_k"] == made.finished.suggested_k == 3
     assert (training["final"]["fit_images"], training["final"]["calibration_images"]) == (240, 100)
-    assert training["final"]["linkage"] == made.artifact.tree.linkage == "walk"
+    assert training["final"]["linkage"] == made.artifact.tree.linkage == "ward"
 
 
 def test_the_onnx_engine_passed_the_gate(made):
