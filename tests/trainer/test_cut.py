@@ -65,13 +65,32 @@ def test_small_data_gets_a_cut(n):
     assert 1 <= cut.k <= tree.k
 
 
+@pytest.mark.parametrize(
+    ("images", "asked", "linkage"),
+    [
+        (255, None, "ward"),
+        (256, None, "walk"),
+        (255, "walk", "walk"),
+        (256, "ward", "ward"),
+        (256, "average", "average"),
+    ],
+)
+def test_small_archives_get_ward_s_tree(images, asked, linkage):
+    """Below 256 images Ward's, from there on the walk's, unless one is asked for."""
+    made = group([blobs([images - 100, 100])], FinalSettings(linkage=asked, fine_k=20))
+
+    assert made.tree.linkage == linkage
+    assert bool(made.cut.silhouettes) == (linkage != "walk")
+    assert made.cut.k == 2
+
+
 @pytest.mark.parametrize("sizes", [[150], [600], [90, 90], [200, 100, 60], [120] * 6, [400, 400, 24]])
 def test_the_walk_s_cut_has_as_many_groups_as_there_are_kinds(sizes):
     """Kinds that are far apart, even or not, and one alone, which is one category."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(len(sizes)), sizes)
     embeddings = unit(np.eye(16)[labels] + 0.1 * rng.normal(size=(len(labels), 16)))
-    made = group([embeddings], FinalSettings())
+    made = group([embeddings], FinalSettings(linkage="walk"))
 
     assert made.tree.linkage == "walk"
     assert made.cut.k == len(sizes)
