@@ -230,6 +230,8 @@ def _projection(options: Mapping[str, Any] | None, features: int) -> tuple[nn.Mo
 def _views(options: Mapping[str, Any], features: int) -> tuple[Views, int]:
     try:
         before, after = [int(n) for n in options["in"]], [int(n) for n in options["out"]]
+        if min(*before, *after) < 1:
+            raise ValueError
         views = Views(before, after)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError("a projection of views has in and out, equally long lists") from error

@@ -9,7 +9,7 @@ from sklearn.metrics import silhouette_score
 from deepmcat_core.tree import Merge, MergeTree
 from deepmcat_trainer.clustering import default_k, kmeans
 from deepmcat_trainer.cut import MAX_CATEGORIES, suggest_cut, walk_cut
-from deepmcat_trainer.grouping import FinalSettings, group, split_views
+from deepmcat_trainer.grouping import FinalSettings, SplitViews, group
 from deepmcat_trainer.merge import merge_tree
 
 
@@ -139,11 +139,11 @@ def test_views_are_cut_out_of_embeddings_at_unit_length():
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(7, 6)).astype(np.float32)
     embeddings[3, 4:] = 0
-    whole, first, second = split_views(embeddings, (4, 2))
+    whole, first, second = SplitViews(embeddings, (4, 2))
     present = np.arange(7) != 3
 
     assert whole is embeddings
     np.testing.assert_allclose(first, unit(embeddings[:, :4]), atol=1e-6)
     np.testing.assert_allclose(second[present], unit(embeddings[present, 4:]), atol=1e-6)
     assert not second[3].any()
-    assert [part is embeddings for part in split_views(embeddings, (6,))] == [True]
+    assert [part is embeddings for part in SplitViews(embeddings, (6,))] == [True]

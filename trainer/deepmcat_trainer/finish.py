@@ -1,7 +1,7 @@
 """The final stage, apart from training: from an encoder and a dataset to an artifact.
 
     encoder ─export─► ONNX engine ─embed─► embeddings of the fit and calibration splits
-        ─k-means─► fine clusters ─linkage─► merge tree ─silhouette─► cut ─header terms─► named categories
+        ─k-means─► fine clusters ─random walk─► merge tree ─widest gap─► cut ─header terms─► named categories
         ─held-out distances─► calibration ─► artifact
 
 The embeddings are the encoder's own, of unit length and not whitened: whitening serves training, and costs purity
@@ -10,7 +10,6 @@ here. Nothing in this module sees a label.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,8 +31,8 @@ from deepmcat_core.errors import ArtifactDamaged, InferenceError, MissingExtra
 from deepmcat_core.manifest import Manifest
 from deepmcat_trainer.categories import first_catalog
 from deepmcat_trainer.dataset import Dataset
-from deepmcat_trainer.features import embed
-from deepmcat_trainer.grouping import FinalSettings, Grouping, calibrate, group, split_views
+from deepmcat_trainer.features import embed, feature_store
+from deepmcat_trainer.grouping import FinalSettings, Grouping, SplitViews, calibrate, group
 from deepmcat_trainer.lineage import Previous, Succession
 from deepmcat_trainer.onnx_export import Gate, NotExportable, equality_gate, export_onnx
 from deepmcat_trainer.self_test import self_test_images
@@ -94,14 +93,14 @@ def finish(
     made, gate = None, None
     if onnx is not None:
         try:
-            made, gate = _gated(onnx, reference, encoder.views, dataset, final)
+            made, gate = _gated(onnx, reference, encoder, dataset, final, out.parent)
         except (ArtifactDamaged, InferenceError, MissingExtra) as error:
             _say(console, f"no ONNX engine: {error}")
     if gate is not None and not gate.passed:
         _say(console, f"no ONNX engine: {gate.failure()}; a CPU will use torch")
     if gate is None or not gate.passed:
         onnx = None
-        made = _cluster(reference, encoder.views, dataset, final)
+        made = _cluster(reference, encoder, dataset, final, out.parent)
     assert made is not None
     grouping = made.grouping
     k = min(final.categories or grouping.cut.k, grouping.fine.k)
@@ -141,23 +140,22 @@ def _exported(encoder: Encoder, size: int, console: Console) -> bytes | None:
 
 
 def _gated(
-    onnx: bytes, reference: Engine, views: Sequence[int], dataset: Dataset, final: FinalSettings
+    onnx: bytes, reference: Engine, encoder: Encoder, dataset: Dataset, final: FinalSettings, folder: Path
 ) -> tuple[_Clustering, Gate]:
     """The clustering by the ONNX engine, on a GPU by the reference, and how equal the two engines are."""
     candidate = OnnxEngine(onnx)
-    made = _cluster(candidate if reference.device == "cpu" else reference, views, dataset, final)
+    made = _cluster(candidate if reference.device == "cpu" else reference, encoder, dataset, final, folder)
     return made, equality_gate(reference, candidate, _gate_images(dataset), made.grouping.fine.centroids)
 
 
-def _cluster(engine: Engine, views: Sequence[int], dataset: Dataset, final: FinalSettings) -> _Clustering:
-    rows = dataset.indices(Split.FIT)
-    embeddings = embed(engine, dataset.images, rows, description="embedding the fit split")
-    grouping = group(split_views(embeddings, views), final, device=engine.device)
-    held_out = embed(
-        engine, dataset.images, dataset.indices(Split.CALIBRATION), description="embedding the calibration split"
-    )
+def _cluster(engine: Engine, encoder: Encoder, dataset: Dataset, final: FinalSettings, folder: Path) -> _Clustering:
+    rows, held_out = dataset.indices(Split.FIT), dataset.indices(Split.CALIBRATION)
+    with feature_store(len(rows), engine.dim, memory_mb=final.memory_mb, folder=folder) as embeddings:
+        embed(engine, dataset.images, rows, description="embedding the fit split", out=embeddings)
+        grouping = group(SplitViews(embeddings, encoder.views), final, device=engine.device)
+    unseen = embed(engine, dataset.images, held_out, description="embedding the calibration split")
     return _Clustering(
-        grouping=grouping, calibration=calibrate(grouping, held_out, alpha=final.alpha, device=engine.device)
+        grouping=grouping, calibration=calibrate(grouping, unseen, alpha=final.alpha, device=engine.device)
     )
 
 

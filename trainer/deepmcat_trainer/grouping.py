@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ class FinalSettings(BaseModel):
     niter: int = Field(default=20, ge=1)
     nredo: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
+    memory_mb: int = Field(default=4096, ge=1)  # embeddings over this lie on disk, beside the artifact to come
     max_categories: int = Field(default=MAX_CATEGORIES, ge=1)
     categories: int | None = Field(default=None, ge=1)  # None: the suggested cut
     alpha: float = Field(default=ALPHA, gt=0, lt=1)
@@ -89,13 +90,37 @@ def _tree(views: Sequence[Floats], fine: FineClusters, final: FinalSettings, dev
     )
 
 
-def split_views(embeddings: Floats, dims: Sequence[int]) -> list[Floats]:
-    """The embeddings (N, ΣD_v), and each of their views (N, D_v) at unit length where there is more than one."""
-    if len(dims) == 1:
-        return [embeddings]
-    parts = np.split(embeddings, np.cumsum(dims)[:-1], axis=1)
-    lengths = [np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts]
-    return [embeddings, *(np.ascontiguousarray(part / n) for part, n in zip(parts, lengths, strict=True))]
+class SplitViews(Sequence[Floats]):
+    """The embeddings (N, ΣD_v), and each of their views (N, D_v) at unit length where there is more than one.
+
+    A view is made when it is asked for, so that only one of them takes memory.
+    """
+
+    def __init__(self, embeddings: Floats, dims: Sequence[int]) -> None:
+        """dims: of each view, as `Encoder.views` has them."""
+        self._embeddings = embeddings
+        ends = np.cumsum(dims)
+        several = zip(ends - dims, ends, strict=True) if len(dims) > 1 else ()
+        self._parts = [slice(0, int(ends[-1])), *(slice(int(a), int(b)) for a, b in several)]
+
+    def __len__(self) -> int:
+        """The embeddings, and their views."""
+        return len(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Floats: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Floats]: ...
+    def __getitem__(self, index: int | slice) -> Floats | list[Floats]:
+        """The embeddings at 0, then the views."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        part = self._parts[index]
+        if part == self._parts[0]:
+            return self._embeddings
+        view = np.array(self._embeddings[:, part], dtype=np.float32)
+        view /= np.maximum(np.linalg.norm(view, axis=1, keepdims=True), 1e-12)
+        return view
 
 
 def calibrate(grouping: Grouping, held_out: Floats, *, alpha: float, device: str = "cpu") -> Calibration:

@@ -17,12 +17,11 @@ rare and frequent kinds (Ward's objective here is the relaxed normalised cut; Dh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.sparse.linalg import eigsh
 
 from deepmcat_core.tree import MergeTree
 from deepmcat_trainer.merge import ward_tree
@@ -34,13 +33,11 @@ Ints = npt.NDArray[np.int64]
 
 ONE_SIDED = 0.05
 MOST_NEIGHBOURS = 30
-DENSE_UP_TO = 3000  # clusters whose whole spectrum is computed; of more, only SLOWEST
-SLOWEST = 512  # eigenvectors: the others have died out after a few steps
 FLOOR = 1e-9  # a link of every cluster to itself: one that no image has a neighbour in is still visited
 
 
 def walk_tree(
-    views: Sequence[Floats],
+    views: Iterable[Floats],
     assignment: Ints,
     k: int,
     *,
@@ -58,8 +55,8 @@ def walk_tree(
     for view in views:
         found = nearest_neighbours(view, neighbours, device=device, seed=seed).indices
         total = total + links(found, assignment, k)
-    coordinates, visits = diffusion(total, steps)
-    return ward_tree(coordinates, visits, "walk")
+    products, visits = diffusion(total, steps)
+    return ward_tree(products, visits, "walk")
 
 
 def default_neighbours(images: int) -> int:
@@ -78,32 +75,39 @@ def links(neighbours: npt.NDArray[np.integer], assignment: Ints, k: int) -> spar
     neighbours: (N, m) the rows of each image's nearest neighbours.
     """
     n, m = neighbours.shape
-    rows = np.repeat(np.arange(n), m)
-    edges = sparse.csr_matrix((np.ones(n * m), (rows, neighbours.ravel())), shape=(n, n))
+    ends = np.arange(n + 1, dtype=np.int32) * m
+    edges = sparse.csr_matrix((np.ones(n * m, np.float32), neighbours.ravel().astype(np.int32), ends), shape=(n, n))
     both = edges.multiply(edges.T)
     weights = (1 - ONE_SIDED) * both + (ONE_SIDED / 2) * (edges + edges.T)
-    members = sparse.csr_matrix((np.ones(n), (np.arange(n), assignment)), shape=(n, k))
-    return sparse.csr_matrix(members.T @ weights @ members)
+    members = sparse.csr_matrix((np.ones(n, np.float32), (np.arange(n), assignment)), shape=(n, k))
+    return sparse.csr_matrix(members.T @ weights @ members, dtype=np.float64)
 
 
-def diffusion(weights: sparse.csr_matrix, steps: int) -> tuple[Doubles, Doubles]:
-    """Diffusion coordinates (K, E) after `steps` of the walk along `weights` (K, K), and the share of visits (K,)."""
+def diffusion(weights: sparse.csr_matrix, steps: int) -> tuple[Floats, Doubles]:
+    """Inner products of the diffusion coordinates (K, K) after `steps` along `weights` (K, K), and visits (K,).
+
+    With S = D^-½ W D^-½ they are S^2t over the roots of the shares of visits. Powers instead of eigenvectors: exact
+    however many groups never meet, where an iterative solver misses some of as many equal eigenvalues.
+    """
     weights = weights + FLOOR * sparse.eye(weights.shape[0])
     degree = np.asarray(weights.sum(axis=1)).ravel()
     visits = degree / degree.sum()
     scale = sparse.diags(1 / np.sqrt(degree))
-    values, vectors = _spectrum(sparse.csr_matrix(scale @ weights @ scale))
-    # An eigenvalue below 0 is a walk that oscillates between two sides: no group.
-    decay = np.maximum(values, 0) ** steps
-    return vectors / np.sqrt(visits)[:, None] * decay, visits
+    products = _power((scale @ weights @ scale).toarray().astype(np.float32), 2 * steps)
+    roots = np.sqrt(visits).astype(np.float32)
+    products /= roots
+    products /= roots[:, None]
+    return products, visits
 
 
-def _spectrum(symmetric: sparse.csr_matrix) -> tuple[Doubles, Doubles]:
-    """Eigenvalues, descending, and eigenvectors in columns: all, or the SLOWEST of many clusters'."""
-    k = symmetric.shape[0]
-    if k <= DENSE_UP_TO:
-        values, vectors = np.linalg.eigh(symmetric.toarray())
-    else:
-        start = np.full(k, 1 / np.sqrt(k))  # given, because a random one would make two runs differ
-        values, vectors = eigsh(symmetric, k=SLOWEST, which="LA", v0=start)
-    return values[::-1], vectors[:, ::-1]
+def _power(symmetric: Floats, exponent: int) -> Floats:
+    """`symmetric` (K, K) to a positive power by repeated squaring; overwritten where it can be."""
+    result = None
+    while True:
+        if exponent % 2:
+            result = symmetric.copy() if result is None else result @ symmetric
+        exponent //= 2
+        if not exponent:
+            assert result is not None
+            return result
+        symmetric = symmetric @ symmetric

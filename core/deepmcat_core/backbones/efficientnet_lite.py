@@ -45,7 +45,7 @@ class EfficientNetLite0(Backbone):
     def __init__(self, pool: Pool = "average", stages: Sequence[int] = ()) -> None:
         super().__init__()
         self.pool = pool
-        if any(not 1 <= stage <= len(STAGES) for stage in stages) or sorted(set(stages)) != list(stages):
+        if any(stage not in range(1, len(STAGES) + 1) for stage in stages) or sorted(set(stages)) != list(stages):
             raise ConfigError(f"stages are {list(stages)}; they rise, from 1 to {len(STAGES)}")
         self.stages = tuple(stages)
         widths = [STAGES[stage - 1][-1] for stage in stages] or [HEAD]

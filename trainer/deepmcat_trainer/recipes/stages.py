@@ -66,7 +66,7 @@ def encoder(settings: StagedSettings) -> Encoder:
     """The pretrained encoder that reads these stages. Raises ConfigError, MissingExtra."""
     spec = parse_encoder(settings.encoder)
     if spec.name != "efficientnet-lite0":
-        raise ConfigError(f"recipe stages reads the stages of efficientnet-lite0, not of {spec.name!r}; try frozen")
+        raise ConfigError(f"this recipe reads the stages of efficientnet-lite0, not of {spec.name!r}; try frozen")
     options = {**spec.options, "pool": settings.pool, "stages": list(settings.stages)}
     return pretrained(replace(spec, options=options))
 
