@@ -77,37 +77,34 @@ class Encoder(nn.Module):
         # `<=` and not its contrary: NaN must stay NaN, for the engine to refuse it.
         return F.normalize(torch.where(length <= _ZERO, torch.ones_like(projected), projected), eps=_ZERO)
 
-    def projected(self, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> Encoder:
-        """The same backbone under another projection, features @ weight.T + bias. weight: (D, F), bias: (D,)."""
-        projection = {"kind": "linear", "in": int(weight.shape[1]), "out": int(weight.shape[0])}
-        spec = EncoderSpec(name=self.spec.name, options={**self.spec.options, "projection": projection})
-        encoder = Encoder(spec, self.backbone)
-        linear = {"weight": torch.from_numpy(np.array(weight)), "bias": torch.from_numpy(np.array(bias))}
-        encoder.projection.load_state_dict(linear)
-        return encoder.to(self.mean.device).train(self.training)
-
-    def with_mlp(self, network: nn.Sequential) -> Encoder:
-        """The same backbone under a copy of `network`: Linear, batch norm, ReLU, Linear, from (B, F) to (B, D)."""
-        first, last = network[0], network[-1]
-        options = {"kind": "mlp", "in": first.in_features, "hidden": first.out_features, "out": last.out_features}
-        encoder = Encoder(replace(self.spec, options={**self.spec.options, "projection": options}), self.backbone)
-        encoder.projection.load_state_dict(network.state_dict())
-        return encoder.to(self.mean.device).train(self.training)
-
     @property
     def views(self) -> tuple[int, ...]:
         """The dimensions of each view in an embedding, one after the other: (D,) where there is only one."""
         return self.projection.dims if isinstance(self.projection, Views) else (self.dim,)
 
+    def projected(self, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> Encoder:
+        """The same backbone under another projection, features @ weight.T + bias. weight: (D, F), bias: (D,)."""
+        options = {"kind": "linear", "in": int(weight.shape[1]), "out": int(weight.shape[0])}
+        return self._under(options, _linear("", weight, bias))
+
+    def with_mlp(self, network: nn.Sequential) -> Encoder:
+        """The same backbone under a copy of `network`: Linear, batch norm, ReLU, Linear, from (B, F) to (B, D)."""
+        first, last = network[0], network[-1]
+        options = {"kind": "mlp", "in": first.in_features, "hidden": first.out_features, "out": last.out_features}
+        return self._under(options, network.state_dict())
+
     def viewed(self, weights: Sequence[npt.NDArray[Any]], biases: Sequence[npt.NDArray[Any]]) -> Encoder:
         """The same backbone under views of its parts: part @ weight.T + bias, of (D_v, F_v) and (D_v,) each."""
         before, after = [int(w.shape[1]) for w in weights], [int(w.shape[0]) for w in weights]
-        projection = {"kind": "views", "in": before, "out": after}
+        state: dict[str, torch.Tensor] = {}
+        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            state |= _linear(f"{i}.", weight, bias)
+        return self._under({"kind": "views", "in": before, "out": after}, state)
+
+    def _under(self, projection: dict[str, Any], state: Mapping[str, torch.Tensor]) -> Encoder:
+        """The same backbone under a projection of these options and weights."""
         encoder = Encoder(replace(self.spec, options={**self.spec.options, "projection": projection}), self.backbone)
-        for linear, weight, bias in zip(encoder.projection.children(), weights, biases, strict=True):
-            linear.load_state_dict(
-                {"weight": torch.from_numpy(np.array(weight)), "bias": torch.from_numpy(np.array(bias))}
-            )
+        encoder.projection.load_state_dict(state)
         return encoder.to(self.mean.device).train(self.training)
 
     def weights(self) -> Weights:
@@ -149,6 +146,10 @@ class Views(nn.Module):
         parts = torch.split(features, self.sizes, dim=1)
         views = [F.normalize(linear(part), eps=_ZERO) for linear, part in zip(self.children(), parts, strict=True)]
         return torch.cat(views, dim=1) / math.sqrt(len(views))
+
+
+def _linear(prefix: str, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}weight": torch.from_numpy(np.array(weight)), f"{prefix}bias": torch.from_numpy(np.array(bias))}
 
 
 def parse_encoder(text: str) -> EncoderSpec:

@@ -11,7 +11,7 @@ import torch
 from deepmcat_core.encoder import Encoder
 from deepmcat_core.engine import LARGEST_BATCH
 from deepmcat_core.errors import ConfigError, InferenceError
-from deepmcat_trainer.features import SplitImages
+from deepmcat_trainer.features import SplitImages, evenly_spaced
 from deepmcat_trainer.run import Run
 
 Floats = npt.NDArray[np.float32]
@@ -67,8 +67,7 @@ class Body:
 
     def sample(self) -> Floats:
         """The features (n, F) of images evenly spaced over the split: enough to tell whether they are healthy."""
-        n = len(self.images)
-        rows = np.linspace(0, n - 1, min(SAMPLE, n)).astype(np.int64)
+        rows = evenly_spaced(len(self.images), SAMPLE)
         features = np.empty((len(rows), self.encoder.backbone.dim), dtype=np.float32)
         self.apply(self.encoder.features, rows, features, "looking at features")
         return features

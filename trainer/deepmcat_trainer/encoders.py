@@ -65,6 +65,4 @@ def projected(body: Body, settings: ScratchSettings) -> Encoder:
     with feature_store(n, dim, memory_mb=settings.feature_memory_mb, folder=run.folder) as features:
         body.embed_part(features, "projection: embedding")
         pca = Pca.fit(features, settings.embedding_dim, run.device, world=run.world)
-    weight = pca.components.float().cpu()  # (D, F)
-    bias = -(pca.components @ pca.mean).float().cpu()  # (D,)
-    return encoder.projected(weight.numpy(), bias.numpy())
+    return encoder.projected(*pca.affine())

@@ -87,6 +87,11 @@ def embed(
     return embeddings
 
 
+def evenly_spaced(n: int, most: int) -> Ints:
+    """At most `most` positions of n, from the first to the last: all where they are few."""
+    return np.linspace(0, n - 1, min(most, n)).astype(np.int64)
+
+
 @contextmanager
 def feature_store(n: int, dim: int, *, memory_mb: int, folder: Path) -> Iterator[Floats]:
     """Room for (n, dim) float32: in memory up to `memory_mb`, else in a file in `folder` for as long as the block.

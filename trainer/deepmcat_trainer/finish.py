@@ -31,7 +31,7 @@ from deepmcat_core.errors import ArtifactDamaged, InferenceError, MissingExtra
 from deepmcat_core.manifest import Manifest
 from deepmcat_trainer.categories import first_catalog
 from deepmcat_trainer.dataset import Dataset
-from deepmcat_trainer.features import embed, feature_store
+from deepmcat_trainer.features import embed, evenly_spaced, feature_store
 from deepmcat_trainer.grouping import FinalSettings, Grouping, SplitViews, calibrate, group
 from deepmcat_trainer.lineage import Previous, Succession
 from deepmcat_trainer.onnx_export import Gate, NotExportable, equality_gate, export_onnx
@@ -162,7 +162,7 @@ def _cluster(engine: Engine, encoder: Encoder, dataset: Dataset, final: FinalSet
 def _gate_images(dataset: Dataset) -> npt.NDArray[np.uint8]:
     """Real images, evenly spaced over the fit split, and the synthetic ones, (n, 1, S, S)."""
     rows = dataset.indices(Split.FIT)
-    chosen = rows[np.linspace(0, len(rows) - 1, min(GATE_IMAGES, len(rows))).astype(np.int64)]
+    chosen = rows[evenly_spaced(len(rows), GATE_IMAGES)]
     return np.concatenate([np.asarray(dataset.images[chosen])[:, None], self_test_images(dataset.preprocessing.size)])
 
 

@@ -63,6 +63,11 @@ class Pca:
             direction=direction,
         )
 
+    def affine(self) -> tuple[Floats, Floats]:
+        """The projection onto the components, not whitened, as features @ weight.T + bias: (d, F) and (d,)."""
+        weight = self.components.float().cpu().numpy()
+        return weight, -(self.components @ self.mean).float().cpu().numpy()
+
     def whiten(self, features: Floats) -> Floats:
         """Features (N, F) in d uncorrelated dimensions of variance 1: (N, d)."""
         scale = self.variances.clamp_min(torch.finfo(torch.float64).tiny).rsqrt()

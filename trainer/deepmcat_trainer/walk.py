@@ -93,21 +93,8 @@ def diffusion(weights: sparse.csr_matrix, steps: int) -> tuple[Floats, Doubles]:
     degree = np.asarray(weights.sum(axis=1)).ravel()
     visits = degree / degree.sum()
     scale = sparse.diags(1 / np.sqrt(degree))
-    products = _power((scale @ weights @ scale).toarray().astype(np.float32), 2 * steps)
+    products = np.linalg.matrix_power((scale @ weights @ scale).toarray().astype(np.float32), 2 * steps)
     roots = np.sqrt(visits).astype(np.float32)
     products /= roots
     products /= roots[:, None]
     return products, visits
-
-
-def _power(symmetric: Floats, exponent: int) -> Floats:
-    """`symmetric` (K, K) to a positive power by repeated squaring; overwritten where it can be."""
-    result = None
-    while True:
-        if exponent % 2:
-            result = symmetric.copy() if result is None else result @ symmetric
-        exponent //= 2
-        if not exponent:
-            assert result is not None
-            return result
-        symmetric = symmetric @ symmetric

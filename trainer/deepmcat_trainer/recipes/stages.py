@@ -20,7 +20,7 @@ from deepmcat_core.backbones.pooling import Pool
 from deepmcat_core.encoder import Encoder, parse_encoder, pretrained
 from deepmcat_core.errors import ConfigError
 from deepmcat_trainer.body import Body
-from deepmcat_trainer.features import SplitImages
+from deepmcat_trainer.features import SplitImages, evenly_spaced
 from deepmcat_trainer.pca import Pca
 from deepmcat_trainer.recipes.base import Recipe, Trained
 from deepmcat_trainer.run import Run
@@ -73,17 +73,14 @@ def encoder(settings: StagedSettings) -> Encoder:
 
 def sample(n: int, settings: ViewsSettings) -> npt.NDArray[np.int64]:
     """The images of n that the components are learned from: all where they are few."""
-    return np.linspace(0, n - 1, min(settings.pca_images, n)).astype(np.int64)
+    return evenly_spaced(n, settings.pca_images)
 
 
 def viewed(encoder: Encoder, features: Floats, settings: ViewsSettings, run: Run) -> Encoder:
     """`encoder` with the principal components of each part of the features (n, F) as its views."""
-    weights, biases = [], []
-    for part in np.split(features, np.cumsum(encoder.backbone.parts)[:-1], axis=1):
-        pca = Pca.fit(part, settings.view_dim, run.device)
-        weights.append(pca.components.float().cpu().numpy())  # (D_v, F_v)
-        biases.append(-(pca.components @ pca.mean).float().cpu().numpy())  # (D_v,)
-    return encoder.viewed(weights, biases)
+    parts = np.split(features, np.cumsum(encoder.backbone.parts)[:-1], axis=1)
+    affine = [Pca.fit(part, settings.view_dim, run.device).affine() for part in parts]
+    return encoder.viewed([weight for weight, _ in affine], [bias for _, bias in affine])
 
 
 STAGES = Recipe(
