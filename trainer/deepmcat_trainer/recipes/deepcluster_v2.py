@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from deepmcat_trainer import optimisers
-from deepmcat_trainer.body import Body
-from deepmcat_trainer.encoders import from_scratch, projected, seeded_weights
 from deepmcat_trainer.features import SplitImages
-from deepmcat_trainer.loop import Training
 from deepmcat_trainer.objectives.deepcluster_v2 import DeepClusterV2
 from deepmcat_trainer.recipes.base import Recipe, Trained
+from deepmcat_trainer.recipes.two_views import train_from_scratch
 from deepmcat_trainer.run import Run
 from deepmcat_trainer.settings import BatchSize, Count, DeepClusterV2Settings, Positive
 
@@ -24,15 +21,7 @@ class Settings(DeepClusterV2Settings):
 
 def train(images: SplitImages, settings: DeepClusterV2Settings, run: Run) -> Trained:
     """Train from random weights, then project long features. Raises ConfigError, InferenceError."""
-    with seeded_weights(settings.seed):
-        body = Body(from_scratch(settings, images.size), images, run)
-        objective = DeepClusterV2(body, settings)
-    optimiser = optimisers.adamw(
-        [(body.encoder, settings.lr), (objective, settings.lr)], weight_decay=settings.weight_decay
-    )
-    training = Training(body, objective, optimiser, settings, optimisers.cosine)
-    training.train()
-    return Trained(encoder=projected(body, settings), history=tuple(training.history))
+    return train_from_scratch(DeepClusterV2, images, settings, run)
 
 
 DEEPCLUSTER_V2 = Recipe(

@@ -7,13 +7,10 @@ without clusters nobody knows which images are rare.
 
 from __future__ import annotations
 
-from deepmcat_trainer import optimisers
-from deepmcat_trainer.body import Body
-from deepmcat_trainer.encoders import from_scratch, projected, seeded_weights
 from deepmcat_trainer.features import SplitImages
-from deepmcat_trainer.loop import Training
 from deepmcat_trainer.objectives.vicreg import Vicreg
 from deepmcat_trainer.recipes.base import Recipe, Trained
+from deepmcat_trainer.recipes.two_views import train_from_scratch
 from deepmcat_trainer.run import Run
 from deepmcat_trainer.settings import BatchSize, Count, Positive, VicregSettings
 
@@ -29,15 +26,7 @@ class Settings(VicregSettings):
 
 def train(images: SplitImages, settings: VicregSettings, run: Run) -> Trained:
     """Train from random weights, then project long features. Raises ConfigError, InferenceError."""
-    with seeded_weights(settings.seed):
-        body = Body(from_scratch(settings, images.size), images, run)
-        objective = Vicreg(body, settings)
-    optimiser = optimisers.adamw(
-        [(body.encoder, settings.lr), (objective, settings.lr)], weight_decay=settings.weight_decay
-    )
-    training = Training(body, objective, optimiser, settings, optimisers.cosine)
-    training.train()
-    return Trained(encoder=projected(body, settings), history=tuple(training.history))
+    return train_from_scratch(Vicreg, images, settings, run)
 
 
 VICREG = Recipe(
