@@ -78,7 +78,7 @@ def pixel_aspect(dataset: Dataset, frame: int) -> float:
 
 def _require_image(file: DicomFile) -> None:
     """Refuse what has no pixels to look at, and what cannot be decoded, before anything is."""
-    if sop_classes.is_known(file.sop_class) and not sop_classes.is_image(file.sop_class):
+    if sop_classes.is_not_image(file.sop_class):
         raise NotAnImage("the DICOM object is of a SOP class without pixels to categorise, such as a report or a plan")
     if not codecs.is_readable(file.transfer_syntax):
         raise UnsupportedImage(f"{_named(file.transfer_syntax)} of the DICOM object is not read")
