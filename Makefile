@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-protobuf7 lint format protos contract bench bench-quality bench-scale wheel clean
+.PHONY: help setup demo test test-slow test-protobuf7 conformance lint format protos contract bench bench-quality bench-scale wheel clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test-slow: setup ## Run the tests that take more than ten seconds each
 # The tests of the wire contract, in an environment that has only a client's packages and protobuf 7.
 test-protobuf7: .venv-protobuf7/.setup ## Check that the generated code and the client work with protobuf 7 too
 	.venv-protobuf7/bin/python -m pytest -c /dev/null --rootdir . --noconftest -q -p no:cacheprovider tests/test_protos.py
+
+conformance: setup ## Compare what comes of every file of the DICOM corpora with the golden table; ARGS=--update: record it
+	$(PY) -m tests.conformance $(ARGS)
 
 lint: setup ## Check style, types, imports, the wire contract, and that generated code is fresh
 	$(VENV)/bin/ruff check .
