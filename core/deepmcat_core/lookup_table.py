@@ -11,12 +11,25 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from deepmcat_core.dicom_values import in_sign, numbers
+from deepmcat_core.dicom_values import in_sign, numbers, text
 from deepmcat_core.errors import CorruptImage
 from deepmcat_core.frame import FloatPlane
 from deepmcat_core.intensity import luminance
 
 MAX_ENTRIES = 65536
+
+# Of the palette of each colour: what it is like, its entries, and those in segments.
+_DESCRIPTORS = (
+    "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor",
+)
+_ENTRIES = ("RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData")
+_SEGMENTS = (
+    "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +62,25 @@ def read_lookup_table(item: Dataset, *, signed: bool, little_endian: bool) -> Lo
     return LookupTable(entries=entries[:count], first=first, top=max(top, float(entries.max())))
 
 
+def has_supplemental_palette(dataset: Dataset) -> bool:
+    """Whether a monochrome image has colours for its highest values, such as a map over anatomy (PS3.3 C.7.6.19)."""
+    return text(dataset, "PixelPresentation") in ("COLOR", "MIXED") and _DESCRIPTORS[0] in dataset
+
+
+def read_supplemental_palette(dataset: Dataset, *, signed: bool, little_endian: bool) -> LookupTable | None:
+    """The palette for the values from its `first` on, as luminance; None where there is none. Raises CorruptImage."""
+    if not has_supplemental_palette(dataset):
+        return None
+    return read_palette(dataset, signed=signed, little_endian=little_endian)
+
+
 def read_palette(dataset: Dataset, *, signed: bool, little_endian: bool) -> LookupTable:
     """The palette of a PALETTE COLOR image as luminance from 0 to 1. signed: its input is. Raises CorruptImage."""
     channels, depths = [], []
-    for colour in ("Red", "Green", "Blue"):
-        count, first, bits = _descriptor(dataset, f"{colour}PaletteColorLookupTableDescriptor", signed=signed)
+    for descriptor, plain_keyword, segmented_keyword in zip(_DESCRIPTORS, _ENTRIES, _SEGMENTS, strict=True):
+        count, first, bits = _descriptor(dataset, descriptor, signed=signed)
         depths.append(bits)
-        plain = dataset.get(f"{colour}PaletteColorLookupTableData")
-        segmented = dataset.get(f"Segmented{colour}PaletteColorLookupTableData")
+        plain, segmented = dataset.get(plain_keyword), dataset.get(segmented_keyword)
         if isinstance(plain, bytes) and plain:
             channels.append(_unpacked(plain, count, bits, little_endian=little_endian)[:count])
         elif isinstance(segmented, bytes) and segmented:

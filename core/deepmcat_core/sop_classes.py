@@ -104,6 +104,9 @@ NOT_IMAGES = _keywords(
 )
 
 _SECONDARY_CAPTURES = frozenset(keyword for keyword in IMAGES if "SecondaryCapture" in keyword)
+_ANGIOGRAPHY = _keywords(
+    "XRayAngiographicBiPlaneImageStorage XRayAngiographicImageStorage XRayRadiofluoroscopicImageStorage"
+)
 _PRINTS = _keywords("HardcopyColorImageStorage HardcopyGrayscaleImageStorage")
 _ULTRASOUND = _keywords(
     """
@@ -126,6 +129,11 @@ def is_not_image(sop_class: str) -> bool:
 def is_computed(sop_class: str) -> bool:
     """Whether the pixels were computed rather than acquired: segmentations, dose, maps."""
     return _keyword(sop_class) in COMPUTED_IMAGES
+
+
+def is_angiography(sop_class: str) -> bool:
+    """Whether objects of the class have the X-Ray Image Module: XA and XRF, not their enhanced kinds."""
+    return _keyword(sop_class) in _ANGIOGRAPHY
 
 
 def is_secondary_capture(sop_class: str) -> bool:
