@@ -75,6 +75,11 @@ def thumbnails(planes: npt.NDArray[np.uint8]) -> str:
     return " ".join(np.rint(mean).astype(np.uint8).tobytes().hex() for mean in means)
 
 
+def without_versions(decoders: str) -> str:
+    """Decoders as in "name version, name version at 1/8" by their names, and at which part of the size they decode."""
+    return ", ".join(re.sub(r"^(\S+) \S+", r"\1", decoder) for decoder in decoders.split(", "))
+
+
 def decodes(data: bytes) -> bool:
     """Whether anything that decodes pixels is called before an image is answered."""
     called = set()
@@ -102,7 +107,7 @@ def _image(planes: Planes, data: bytes) -> dict[str, str]:
         "reason": "",
         "message": "",
         "syntax": planes.format if syntax is None else syntax.keyword,
-        "decoder": planes.decoder.partition(" ")[0],
+        "decoder": without_versions(planes.decoder),
         "frames": str(planes.total_frames),
         "used": " ".join(map(str, planes.frame_indices)),
         "flags": " ".join(sorted(planes.flags)),
