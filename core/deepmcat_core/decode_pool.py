@@ -1,8 +1,7 @@
 """Worker processes that read images, so that a codec that crashes takes nothing with it but one image.
 
-    submit ─► queue ─► a thread for each worker ─pipe─► worker process: read_planes
-                              │  process dies: a fresh one, the same call once more, alone
-                              │  call takes too long: a fresh one, and no second try
+    submit ─► Calls ─► a thread for each worker ─pipe─► WorkerProcess: read_planes
+                              │  the process dies: a fresh one, and decode_death says what becomes of the call
                               └► Future
 
 Each worker has a thread that hands it one call at a time. So it is known which image a process died of or is stuck in,
@@ -12,48 +11,41 @@ survive a fork. What a worker imports is the path from bytes to planes, without 
 
 from __future__ import annotations
 
-import itertools
-import multiprocessing
-import pickle
-import signal
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
-from contextlib import suppress
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from deepmcat_core.errors import CorruptImage, ImageTooLarge
+from deepmcat_core.decode_calls import Call, Calls
+from deepmcat_core.decode_death import Cause, Tries, WorkerDied
+from deepmcat_core.decode_limits import WorkerLimits
+from deepmcat_core.decode_worker import CannotStart, WorkerProcess
 
 if TYPE_CHECKING:
     from deepmcat_core.frame import ImageSource
     from deepmcat_core.planes import Planes, ReadOptions
 
 Result = TypeVar("Result")
+OnDeath = Callable[[Cause], None]
 
-MAX_TASKS = 1000  # codecs leak; a worker is replaced after this many calls
-ATTEMPTS = 2
-TIMEOUT_S = 60.0  # a codec that loops; the largest images that are taken need a few seconds
-START_TIMEOUT_S = 60.0
-_OTHER_END_GONE = (EOFError, OSError)  # what a pipe raises then
-
-_SPAWN = multiprocessing.get_context("spawn")
+_LOOK_AFTER_S = 1.0  # how often a worker that waits is looked after
+_RETIRE_S = 1.0  # how long one that has done its calls may take to end by itself
 
 
 class DecodePool:
     """`workers` processes that read images. Use it as a context manager, or call `close`.
 
-    A call whose worker dies is tried once more on a fresh one; a second death is `CorruptImage`. A call that takes
-    longer than `timeout_s`, once a worker has it, loses its worker and is `ImageTooLarge`. Workers that cannot even
-    start are `concurrent.futures.BrokenExecutor`, which says nothing about an image.
+    A call whose worker crashes is tried once more on a fresh one; a second crash is `CorruptImage`. A call that hits a
+    limit is `ImageTooLarge`. A worker that is killed from outside costs its call a try that is not held against it.
+    Workers that cannot start, or are killed again and again, are `concurrent.futures.BrokenExecutor`, which says
+    nothing about an image. on_death: called with the cause of each death, from any thread.
     """
 
-    def __init__(self, workers: int, max_tasks: int = MAX_TASKS, timeout_s: float = TIMEOUT_S) -> None:
-        self._calls = _Calls()
-        self._workers = [_Worker(self._calls, max_tasks, timeout_s) for _ in range(workers)]
+    def __init__(self, workers: int, limits: WorkerLimits | None = None, on_death: OnDeath | None = None) -> None:
+        self._calls = Calls()
+        self._workers = [_Worker(self._calls, limits or WorkerLimits(), on_death) for _ in range(workers)]
         for worker in self._workers:
             worker.thread.start()
 
@@ -67,9 +59,9 @@ class DecodePool:
 
     @property
     def restarts(self) -> int:
-        """How many workers have died, or were killed in a call that took too long, and been replaced.
+        """How many workers have died, or were ended because of a limit, and been replaced.
 
-        Those that retired after `max_tasks` calls do not count.
+        Those that retired after their number of calls do not count.
         """
         return sum(worker.restarts for worker in self._workers)
 
@@ -78,8 +70,11 @@ class DecodePool:
         return self.submit_call(_read_planes, source, options)
 
     def submit_call(self, function: Callable[..., Result], *args: Any) -> Future[Result]:
-        """Call a picklable function in a worker. The future raises what it raises, without the cause."""
-        call = _Call(function, args)
+        """Call a picklable function in a worker. The future raises what it raises, without the cause.
+
+        ImageTooLarge stands for MemoryError.
+        """
+        call = Call(function, args)
         self._calls.put(call)
         return call.future
 
@@ -93,203 +88,104 @@ class DecodePool:
         for worker in self._workers:
             worker.thread.join(max(0.0, deadline - time.monotonic()))
         for worker in self._workers:
-            worker.kill()
-            worker.thread.join()
-
-
-class _Call:
-    """A function with its arguments, and the future that awaits it."""
-
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.function = function
-        self.args = args
-        self.future: Future[Any] = Future()
-
-
-class _Calls:
-    """The calls that wait, first come, first out. One that is cancelled leaves at once, and its image with it."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[int, _Call] = {}  # in order of arrival; a dict, because calls leave from the middle
-        self._numbers = itertools.count()
-        self._closed = False
-        self._changed = threading.Condition()
-
-    def put(self, call: _Call) -> None:
-        """Have a call wait. Raises BrokenExecutor once closed."""
-        number = next(self._numbers)
-        with self._changed:
-            if self._closed:
-                raise BrokenExecutor("the decode pool is closed")
-            self._waiting[number] = call
-            self._changed.notify()
-        call.future.add_done_callback(lambda _: self._leave(number))
-
-    def get(self) -> _Call | None:
-        """The next call, as soon as there is one; None once closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            return self._waiting.pop(next(iter(self._waiting))) if self._waiting else None
-
-    def close(self) -> list[_Call]:
-        """Take no more; what waits is the caller's."""
-        with self._changed:
-            self._closed = True
-            waiting, self._waiting = list(self._waiting.values()), {}
-            self._changed.notify_all()
-        return waiting
-
-    def _leave(self, number: int) -> None:
-        with self._changed:
-            self._waiting.pop(number, None)
-
-
-class _TookTooLong(Exception):
-    """A worker did not answer in its time."""
+            while worker.thread.is_alive():
+                worker.kill()
+                worker.thread.join(0.1)  # it may have been about to start another
 
 
 class _Worker:
     """One process at a time, and the thread that feeds it."""
 
-    def __init__(self, calls: _Calls, max_tasks: int, timeout_s: float) -> None:
+    def __init__(self, calls: Calls, limits: WorkerLimits, on_death: OnDeath | None) -> None:
         self.restarts = 0
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self._run, name="deepmcat-decode", daemon=True)
         self._calls = calls
-        self._max_tasks = max_tasks
-        self._timeout_s = timeout_s
-        self._tasks = 0
-        self._process: SpawnProcess | None = None
-        self._pipe: Connection | None = None
+        self._limits = limits
+        self._on_death = on_death
+        self._process: WorkerProcess | None = None
 
     def kill(self) -> None:
         """End the process, whatever it is doing."""
-        with suppress(ValueError):  # its thread has just ended it
-            if (process := self._process) is not None:
-                process.kill()
+        if (process := self._process) is not None:
+            process.kill()
 
     def _run(self) -> None:
-        self._ensure_started()  # before the first call, so that it does not wait for imports
-        while (call := self._calls.get()) is not None:
-            if call.future.set_running_or_notify_cancel():
+        while not self._calls.is_closed:
+            self._look_after()  # before a call comes, so that it does not wait for imports
+            call = self._calls.get(within_s=_LOOK_AFTER_S)
+            if call is not None and call.future.set_running_or_notify_cancel():
                 self._answer(call)
             del call  # the image must not stay until the next one comes
-        self._stop()
+        self._retire()
 
-    def _answer(self, call: _Call) -> None:
-        for _ in range(ATTEMPTS):
-            if not self._ensure_started():
-                what = "the decode pool is closed" if self.closing.is_set() else "a decoding worker cannot start"
-                call.future.set_exception(BrokenExecutor(what))
-                return
-            try:
-                succeeded, result = self._exchange(call)
-            except _OTHER_END_GONE:
-                self._bury()
-                continue
-            except _TookTooLong:
-                self.kill()
-                self._bury()
-                call.future.set_exception(ImageTooLarge(f"reading the image took longer than {self._timeout_s:g} s"))
-                return
-            except Exception as error:  # noqa: BLE001 - arguments or results that cannot be pickled: the caller's matter
-                self._stop()
-                call.future.set_exception(error)
-                return
-            if succeeded:
-                call.future.set_result(result)
-            else:
-                call.future.set_exception(result)
-            if self._tasks >= self._max_tasks:
-                self._stop()
-            return
-        call.future.set_exception(CorruptImage(f"{ATTEMPTS} decoding workers in a row died of the image"))
-
-    def _exchange(self, call: _Call) -> tuple[bool, Any]:
-        assert self._pipe is not None
-        self._tasks += 1
-        self._pipe.send((call.function, call.args))
-        if not self._pipe.poll(self._timeout_s):
-            raise _TookTooLong
-        answer: tuple[bool, Any] = self._pipe.recv()
-        return answer
-
-    def _ensure_started(self) -> bool:
-        """Whether there is a process that is ready; starts one where there is none, or where it died while idle."""
-        if self._process is not None:
-            if self._process.is_alive():
-                return True
-            self._bury()
-        if self.closing.is_set():
-            return False
-        ours, theirs = _SPAWN.Pipe()
-        process = _SPAWN.Process(target=_serve, args=(theirs,), name="deepmcat-decode", daemon=True)
-        process.start()
-        theirs.close()  # else its death would not be the end of the pipe
-        self._process, self._pipe, self._tasks = process, ours, 0
+    def _look_after(self) -> None:
+        """Have a process that is ready; one that cannot start is a matter for the call that needs it."""
         try:
-            if ours.poll(START_TIMEOUT_S) and ours.recv() is None:
-                return True
-        except _OTHER_END_GONE:
-            pass  # it died on the way up, which is answered below
-        self._stop()
-        return False
+            self._ready()
+        except WorkerDied as death:
+            self._bury(death.cause)
+        except CannotStart:
+            return
 
-    def _bury(self) -> None:
+    def _answer(self, call: Call) -> None:
+        tries = Tries(self._limits)
+        error: Exception | None = None
+        while error is None and not self.closing.is_set():
+            try:
+                self._exchange(call)
+                return
+            except WorkerDied as death:
+                self._bury(death.cause)
+                error = tries.after(death.cause)
+            except CannotStart:
+                error = BrokenExecutor("a decoding worker cannot start")
+            except Exception as unpicklable:  # noqa: BLE001 - an argument or a result: the caller's matter
+                self._retire()
+                error = unpicklable
+        if error is None or self.closing.is_set():
+            error = BrokenExecutor("the decode pool is closed")
+        call.future.set_exception(error)
+
+    def _exchange(self, call: Call) -> None:
+        process = self._ready()
+        answer = process.call(call.function, call.args)
+        if answer.succeeded:
+            call.future.set_result(answer.value)
+        else:
+            call.future.set_exception(answer.value)
+        if answer.worn:
+            self._bury(Cause.MEMORY)
+        elif process.calls >= self._limits.calls:
+            self._retire()
+
+    def _ready(self) -> WorkerProcess:
+        """A process that is ready: a new one where there is none, or where it died while it waited."""
+        if self._process is not None and not self._process.is_alive:
+            self._bury(self._process.cause_of_death())
+        if self._process is None:
+            self._process = WorkerProcess(self._limits)
+            try:
+                self._process.start()
+            except CannotStart:
+                self._retire()
+                raise
+        return self._process
+
+    def _bury(self, cause: Cause) -> None:
+        """End what is left of a process, and count it."""
+        if self._process is not None:
+            self._process.end()
+            self._process = None
         if not self.closing.is_set():
             self.restarts += 1
-        self._stop()
+            if self._on_death is not None:
+                self._on_death(cause)
 
-    def _stop(self) -> None:
-        """End the process, which does so by itself when its pipe closes, and forget it."""
-        process, pipe = self._process, self._pipe
-        self._process = self._pipe = None
-        if pipe is not None:
-            pipe.close()
-        if process is not None:
-            process.join(timeout=1.0)
-            if process.is_alive():
-                process.kill()
-                process.join()
-            process.close()
-
-
-def _serve(pipe: Connection) -> None:
-    """A worker's life: import, say so, answer calls until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
-    import deepmcat_core.planes  # noqa: F401 - so that the first image does not wait for it
-
-    with suppress(*_OTHER_END_GONE):  # the parent has closed it, or was killed
-        pipe.send(None)
-        while True:
-            _send(pipe, _answer_next(pipe))
-
-
-def _answer_next(pipe: Connection) -> tuple[bool, Any]:
-    try:
-        function, args = pipe.recv()
-    except _OTHER_END_GONE:
-        raise
-    except Exception as error:  # noqa: BLE001 - a call that cannot be unpickled here; the parent raises it
-        return False, error
-    return _outcome(function, args)
-
-
-def _send(pipe: Connection, outcome: tuple[bool, Any]) -> None:
-    try:
-        pipe.send(outcome)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        pipe.send((False, TypeError("what the call in a decoding worker returned or raised cannot be pickled")))
-
-
-def _outcome(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bool, Any]:
-    """Whether the function returned, and what it returned or raised, without the cause: that may quote a header."""
-    try:
-        return True, function(*args)
-    except Exception as error:  # noqa: BLE001 - it is raised in the parent
-        error.__cause__ = error.__context__ = None
-        error.__traceback__ = None
-        return False, error
+    def _retire(self) -> None:
+        if self._process is not None:
+            self._process.end(_RETIRE_S)
+            self._process = None
 
 
 def _read_planes(source: ImageSource, options: ReadOptions) -> Planes:

@@ -57,6 +57,7 @@ def image_flags(file: DicomFile) -> frozenset[ImageFlag]:
         or (burned_in != "NO" and sop_classes.often_has_text(sop_class)),
         ImageFlag.OVERLAYS_IGNORED: any(tag.group in _OVERLAY_GROUPS for tag in dataset.keys()),  # noqa: SIM118
         ImageFlag.TRANSFER_SYNTAX_GUESSED: file.guessed,
+        ImageFlag.PREAMBLE_EXECUTABLE: file.hidden_program,
     }
     return frozenset(flag for flag, is_so in found.items() if is_so)
 

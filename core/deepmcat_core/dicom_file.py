@@ -25,9 +25,10 @@ from pydicom.uid import (
 from deepmcat_core.dicom_structure import FLOAT_PIXEL_DATA, PIXEL_DATA, Encoding, Outline, has_vr, outline
 from deepmcat_core.errors import ImageTooLarge, UnsupportedImage
 from deepmcat_core.frame import Limits
+from deepmcat_core.preamble import PREAMBLE_BYTES, PREFIX, has_preamble, hides_program
 
-PREAMBLE_BYTES = 128
 _META_GROUP = 0x0002
+_COMMAND_GROUP_LENGTH = b"\0\0\0\0\4\0\0\0"  # tag and length of (0000,0000), which the group has to begin with
 _MEDIA_STORAGE_SOP_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
 
 # Groups that a data set may start with: file meta without a preamble, or what Part 3 puts first in an image.
@@ -46,18 +47,20 @@ class DicomFile:
     """A parsed DICOM object. sop_class: of the data set, else of the file meta group, else "".
 
     transfer_syntax: as stated, but Explicit VR Little Endian where it was inflated. guessed: it was not stated.
+    hidden_program: there is one in the preamble.
     """
 
     dataset: Dataset
     transfer_syntax: UID
     sop_class: str
     guessed: bool
+    hidden_program: bool
     outline: Outline
 
 
 def looks_like_dicom(data: bytes) -> bool:
     """Whether the bytes are DICOM: by preamble and prefix, or by a first element that is plausible."""
-    return data[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] == b"DICM" or _starts_with_element(data)
+    return has_preamble(data) or _starts_with_element(data)
 
 
 def read_dicom_file(data: bytes, limits: Limits, *, with_pixels: bool = True) -> DicomFile:
@@ -65,8 +68,10 @@ def read_dicom_file(data: bytes, limits: Limits, *, with_pixels: bool = True) ->
 
     with_pixels: False leaves out pixel data and all that follows it.
     """
-    start = PREAMBLE_BYTES + 4 if data[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] == b"DICM" else 0
-    meta, start = _read_meta(data, start)
+    start = PREAMBLE_BYTES + len(PREFIX) if has_preamble(data) else 0
+    hidden_program = hides_program(data)
+    meta, start = _read_meta(data, start, limits)
+    start = _after_command_group(data, start)
     stated = meta.get(_TRANSFER_SYNTAX, "")
     if stated in _REFERENCED_DEFLATED:
         raise UnsupportedImage(
@@ -85,6 +90,7 @@ def read_dicom_file(data: bytes, limits: Limits, *, with_pixels: bool = True) ->
         transfer_syntax=syntax,
         sop_class=str(dataset.get("SOPClassUID") or meta.get(_MEDIA_STORAGE_SOP_CLASS, "")),
         guessed=not stated,
+        hidden_program=hidden_program,
         outline=seen,
     )
 
@@ -99,11 +105,13 @@ def inflate(deflated: bytes, limits: Limits) -> bytes:
     return inflated
 
 
-def _read_meta(data: bytes, start: int) -> tuple[dict[int, str], int]:
+def _read_meta(data: bytes, start: int, limits: Limits) -> tuple[dict[int, str], int]:
     """The UIDs of the file meta group by tag, and the offset after it. The group is flat and never deflated."""
     uids: dict[int, str] = {}
-    offset = start
+    offset, elements = start, 0
     while data[offset : offset + 2] == b"\x02\x00" and offset + 8 <= len(data):
+        elements += 1
+        limits.check_elements(elements)
         number = struct.unpack_from("<H", data, offset + 2)[0]
         if not has_vr(data, offset):
             value, length = offset + 8, struct.unpack_from("<L", data, offset + 4)[0]
@@ -116,6 +124,13 @@ def _read_meta(data: bytes, start: int) -> tuple[dict[int, str], int]:
             uids[tag] = data[value : value + min(length, 64)].rstrip(b"\0 ").decode("ascii", "replace")
         offset = value + length
     return uids, offset
+
+
+def _after_command_group(data: bytes, start: int) -> int:
+    """The offset after the command group that a network dump has before its data set; it is implicit (PS3.7 6.3.1)."""
+    if not data.startswith(_COMMAND_GROUP_LENGTH, start) or len(data) < start + 12:
+        return start
+    return min(len(data), start + 12 + int.from_bytes(data[start + 8 : start + 12], "little"))
 
 
 def _encoding(data: bytes, start: int, stated: str) -> Encoding:
@@ -143,11 +158,12 @@ def _parse(data: bytes, start: int, encoding: Encoding, with_pixels: bool) -> Da
 
 
 def _starts_with_element(data: bytes) -> bool:
-    if len(data) < 12:
+    start = _after_command_group(data, 0)
+    if len(data) < start + 12:
         return False
-    little = int.from_bytes(data[0:2], "little") in _FIRST_GROUPS
-    big = int.from_bytes(data[0:2], "big") in _FIRST_GROUPS
-    if has_vr(data, 0):
+    little = int.from_bytes(data[start : start + 2], "little") in _FIRST_GROUPS
+    big = int.from_bytes(data[start : start + 2], "big") in _FIRST_GROUPS
+    if has_vr(data, start):
         return little or big
     # Implicit VR: no letters to recognise it by, so the length has to make sense as well.
-    return little and int.from_bytes(data[4:8], "little") <= len(data) - 8
+    return little and int.from_bytes(data[start + 4 : start + 8], "little") <= len(data) - start - 8

@@ -74,8 +74,7 @@ def outline(data: bytes, offset: int, encoding: Encoding, limits: Limits) -> Out
             return Outline(broken_off=True, has_pixels=has_pixels)
         tag, vr, length, value = _element(data, offset, here)
         elements += 1
-        if elements > limits.max_elements:
-            raise ImageTooLarge(f"the DICOM object has more than {limits.max_elements} elements, which is the limit")
+        limits.check_elements(elements)
         offset = value
         if tag in (_ITEM_END, _SEQUENCE_END):
             depth -= stack.pop().is_sequence if stack else 0

@@ -24,6 +24,7 @@ class ImageFlag(StrEnum):
     SECONDARY_CAPTURE = "SECONDARY_CAPTURE"
     OVERLAYS_IGNORED = "OVERLAYS_IGNORED"
     TRANSFER_SYNTAX_GUESSED = "TRANSFER_SYNTAX_GUESSED"
+    PREAMBLE_EXECUTABLE = "PREAMBLE_EXECUTABLE"
 
 
 IntensityMode = Literal["percentile", "window"]
@@ -102,6 +103,11 @@ class Limits:
         """Refuse to use more frames than allowed (ImageTooLarge)."""
         if used > self.max_frames:
             raise ImageTooLarge(f"{used} frames are asked for; up to {self.max_frames} are allowed")
+
+    def check_elements(self, elements: int) -> None:
+        """Refuse to walk over more DICOM elements than allowed (ImageTooLarge)."""
+        if elements > self.max_elements:
+            raise ImageTooLarge(f"the DICOM object has more than {self.max_elements} elements, which is the limit")
 
     def check_decoded_bytes(self, decoded: int) -> None:
         """Refuse to decode to more bytes than allowed (ImageTooLarge)."""

@@ -32,6 +32,8 @@ from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
 from deepmcat_core import logs
 from deepmcat_core.categorizer import Categorizer
 from deepmcat_core.codecs import decoders
+from deepmcat_core.decode_death import Cause
+from deepmcat_core.decode_limits import unenforced
 from deepmcat_core.decode_pool import DecodePool
 from deepmcat_core.errors import ConfigError
 from deepmcat_server import ready_files
@@ -85,9 +87,9 @@ async def run_server(
 
     open_pool: a decoding pool of so many workers; None: a DecodePool.
     """
-    open_pool = open_pool or partial(DecodePool, timeout_s=settings.decode_timeout_s)
     registry = CollectorRegistry()
     metrics = Metrics(registry)
+    open_pool = open_pool or partial(_open_pool, settings, metrics)
     metrics.artifact(categorizer.artifact.artifact_id)
     admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_pending_bytes)
     closing = Closing()
@@ -116,6 +118,18 @@ async def run_server(
                 yield Running(
                     listen=listen, admin=admin.address, batcher=batcher, admission=admission, registry=registry
                 )
+
+
+def _open_pool(settings: Settings, metrics: Metrics, workers: int) -> DecodePool:
+    """Worker processes within the limits of the settings, their deaths counted and logged."""
+    if missing := unenforced():
+        logs.event(LOG, logging.WARNING, "decoding workers without limits", reason=" and ".join(missing))
+
+    def on_death(cause: Cause) -> None:
+        metrics.worker_died(cause)
+        logs.event(LOG, logging.WARNING, "decoding worker replaced", reason=cause.value)
+
+    return DecodePool(workers, settings.worker_limits, on_death)
 
 
 @asynccontextmanager

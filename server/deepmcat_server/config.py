@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from deepmcat_core import config
 from deepmcat_core.cpus import available_cpus
+from deepmcat_core.decode_limits import WorkerLimits
 from deepmcat_core.errors import ConfigError
 from deepmcat_core.frame import Limits
 
@@ -91,6 +92,8 @@ class Settings(BaseSettings):
     max_timeout_s: float = Field(default=120, gt=0, le=3600)
     chunk_timeout_s: float = Field(default=30, gt=0, le=3600)
     decode_timeout_s: float = Field(default=60, gt=0, le=3600)  # then the worker is replaced
+    decode_cpu_s: float = Field(default=30, gt=0, le=3600)  # the same, in CPU time
+    decode_memory_bytes: int = Field(default=2048 * MIB, ge=64 * MIB)  # of one worker, beside its code and libraries
 
     drain_s: Seconds = 5.0  # answering as before while load balancers look elsewhere
     grace_s: Seconds = 30.0  # then, for what is still open
@@ -100,6 +103,13 @@ class Settings(BaseSettings):
     def limits(self) -> Limits:
         """The core's limits."""
         return Limits(max_bytes=self.max_image_bytes, max_frames=self.max_frames, max_side=self.max_side)
+
+    @property
+    def worker_limits(self) -> WorkerLimits:
+        """Those of a decoding worker."""
+        return WorkerLimits(
+            memory_bytes=self.decode_memory_bytes, cpu_s=self.decode_cpu_s, wall_s=self.decode_timeout_s
+        )
 
     @property
     def workers(self) -> int:

@@ -13,6 +13,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from deepmcat_core.categorizer import Categorization
+from deepmcat_core.decode_death import Cause
 from deepmcat_server.batcher import BatchReport
 from deepmcat_server.status import REASONS, reason_of
 
@@ -63,6 +64,14 @@ class Metrics:
         self._distance = Histogram(
             "deepmcat_centroid_distance", "Distance to the nearest centroid.", buckets=DISTANCES, registry=registry
         )
+        self._restarts = Counter(
+            "deepmcat_decode_worker_restarts", "Decoding workers that died.", ["cause"], registry=registry
+        )
+        for cause in Cause:
+            self._restarts.labels(cause)
+        self._preamble_executables = Counter(
+            "deepmcat_preamble_executables", "DICOM files with a program in their preamble.", registry=registry
+        )
         self._artifact = Gauge(
             "deepmcat_artifact_info", "1 for the artifact in force.", ["artifact_id"], registry=registry
         )
@@ -110,6 +119,14 @@ class Metrics:
         self._distance.observe(assignment.distance)
         if assignment.outlier:
             self._outliers.inc()
+
+    def worker_died(self, cause: Cause) -> None:
+        """A decoding worker has died and is being replaced. From any thread."""
+        self._restarts.labels(cause).inc()
+
+    def preamble_executable(self) -> None:
+        """A DICOM file came with a program in its preamble, whatever else it is."""
+        self._preamble_executables.inc()
 
     def artifact(self, artifact_id: str) -> None:
         """Another artifact is in force. Those before it go to 0, as a gauge's label cannot be taken back everywhere."""

@@ -21,6 +21,7 @@ from deepmcat_core.categorizer import Categorization, Categorizer
 from deepmcat_core.engine import Engine
 from deepmcat_core.errors import InferenceError
 from deepmcat_core.frame import ImageSource
+from deepmcat_core.preamble import hides_program
 from deepmcat_server.batcher import Batcher, BatchFailed
 from deepmcat_server.decoding import Decoder
 from deepmcat_server.metrics import Metrics
@@ -46,6 +47,8 @@ class Pipeline:
 
         Cancelling it takes the image out of whatever it waits for.
         """
+        if isinstance(source, bytes) and hides_program(source):  # whatever becomes of the rest
+            self._metrics.preamble_executable()
         with self._metrics.stage("decode"):
             planes = await self._decoder.read(source, self.categorizer.read_options(frames))
         try:

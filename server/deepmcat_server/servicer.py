@@ -242,4 +242,6 @@ def _limits(settings: Settings) -> pb.Limits:
         max_streams=settings.max_streams,
         max_calls=settings.max_calls,
         decode_timeout_ms=round(settings.decode_timeout_s * 1000),
+        decode_cpu_ms=round(settings.decode_cpu_s * 1000),
+        decode_memory_bytes=settings.decode_memory_bytes,
     )

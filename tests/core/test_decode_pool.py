@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,18 +21,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepmcat_core.decode_death import KILLS, Cause, WorkerDied
+from deepmcat_core.decode_limits import WorkerLimits
 from deepmcat_core.decode_pool import DecodePool
+from deepmcat_core.decode_worker import WorkerProcess
 from deepmcat_core.errors import ConfigError, CorruptImage, ImageTooLarge
 from deepmcat_core.planes import ReadOptions, read_planes
 
+SMALL = WorkerLimits(memory_bytes=256 * 2**20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable_fixture() -> Iterator[None]:
+    """Workers have to find the functions of this module."""
+    root = str(Path(__file__).parents[2])
+    sys.path.insert(0, root)
+    yield
+    sys.path.remove(root)
+
 
 @pytest.fixture(scope="module", name="pool")
-def pool_fixture() -> Iterator[DecodePool]:
-    root = str(Path(__file__).parents[2])
-    sys.path.insert(0, root)  # workers have to find the functions of this module
+def pool_fixture(importable_fixture: None) -> Iterator[DecodePool]:
     with DecodePool(2) as pool:
         yield pool
-    sys.path.remove(root)
 
 
 def test_a_worker_reads_what_read_planes_reads(pool, make_dicom):
@@ -128,7 +143,7 @@ def test_workers_leave_ctrl_c_to_their_parent(pool):
 
 def test_workers_retire_after_their_tasks():
     """A codec that leaks does so for a bounded time; retiring is not dying."""
-    with DecodePool(1, max_tasks=2) as pool:
+    with DecodePool(1, WorkerLimits(calls=2)) as pool:
         pids = [pool.submit_call(os.getpid).result() for _ in range(4)]
 
         assert pids[0] == pids[1] != pids[2] == pids[3]
@@ -167,7 +182,7 @@ def test_an_answered_call_leaves_nothing_behind(pool):
 
 def test_a_call_that_takes_too_long_loses_its_worker():
     """A codec that loops ends with its image: no second try, the worker is replaced and counted, the others go on."""
-    with DecodePool(1, timeout_s=1.0) as pool:
+    with DecodePool(1, WorkerLimits(wall_s=1.0)) as pool:
         pid = pool.submit_call(os.getpid).result()
         stuck = pool.submit_call(time.sleep, 600)
         behind = pool.submit_call(os.getpid)
@@ -189,14 +204,142 @@ def test_workers_of_a_killed_parent_end_without_a_word():
         "    busy = pool.submit_call(time.sleep, 0.5)\n"
         "    while not busy.running(): time.sleep(0.01)\n"
         "    pids.add(pool.submit_call(os.getpid).result())\n"
-        "    time.sleep(0.1)\n"
+        "    print(*pids, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    # Standard error is a pipe that every worker has open: reading it to its end waits for the last of them.
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    pids = [int(pid) for pid in ended.stdout.split()]
 
     assert ended.returncode == -signal.SIGKILL
+    assert pids
+    assert _soon(lambda: not any(_is_running(pid) for pid in pids))
     assert ended.stderr == ""
+
+
+def test_a_second_kill_from_outside_is_not_held_against_the_image(pool, tmp_path):
+    """What an operator or the OOM killer does says nothing about an image: it is read once they let it."""
+    before = pool.restarts
+
+    assert pool.submit_call(_be_killed, str(tmp_path), 3).result() == "survived"
+    assert pool.restarts == before + 3
+
+
+def test_being_killed_for_ever_ends_without_a_verdict(tmp_path):
+    """The tries are bounded, and what they end with is not about the image."""
+    deaths: list[Cause] = []
+    with DecodePool(1, on_death=deaths.append) as pool, pytest.raises(BrokenExecutor, match="killed from outside"):
+        pool.submit_call(_be_killed, str(tmp_path), 1000).result()
+
+    assert deaths == [Cause.KILLED] * KILLS
+
+
+def test_a_dead_worker_is_replaced_before_it_is_needed():
+    """The pool heals by itself: no image has to wait for the imports of a worker that died while idle."""
+    with DecodePool(1) as pool:
+        pid = pool.submit_call(os.getpid).result()
+        before = _children()
+        os.kill(pid, signal.SIGKILL)
+
+        assert _soon(lambda: pool.restarts == 1 and len(_children()) == len(before))
+        assert pool.submit_call(os.getpid).result() in _children() - before
+        assert pool.restarts == 1
+
+
+def test_a_codec_that_loops_is_ended_by_its_cpu_time():
+    """A loop in C, which no handler of Python's can end, costs its image an error and no second try."""
+    deaths: list[Cause] = []
+    with DecodePool(1, WorkerLimits(cpu_s=0.2), deaths.append) as pool:
+        stuck = pool.submit_call(_loop_in_c)
+        behind = pool.submit_call(os.getpid)
+
+        with pytest.raises(ImageTooLarge, match=r"more than 0\.2 s of CPU time"):
+            stuck.result()
+        assert behind.result()
+        assert deaths == [Cause.CPU]
+
+
+def test_cpu_time_is_counted_anew_for_each_call():
+    """A worker that has worked for long is not ended for it."""
+    with DecodePool(1, WorkerLimits(cpu_s=0.3)) as pool:
+        pids = {pool.submit_call(_work, 0.15).result() for _ in range(4)}
+
+        assert len(pids) == 1
+        assert pool.restarts == 0
+
+
+def test_an_image_that_needs_too_much_memory_is_too_large():
+    """An allocation over the budget is an answer; the worker lives and reads the next."""
+    deaths: list[Cause] = []
+    with DecodePool(1, SMALL, deaths.append) as pool:
+        pid = pool.submit_call(os.getpid).result()
+        with pytest.raises(ImageTooLarge, match=f"more than the {SMALL.memory_bytes} bytes"):
+            pool.submit_call(bytearray, 2 * SMALL.memory_bytes).result()
+
+        assert pool.submit_call(os.getpid).result() == pid
+        assert deaths == []
+
+
+@pytest.mark.parametrize("ending", ["_too_big_to_send", "_out_of_memory_in_cpp"])
+def test_dying_for_want_of_memory_is_too_large_at_once(pool, ending):
+    """A worker that has no room for its answer, or whose codec aborts for want of memory, gets no second try."""
+    deaths: list[Cause] = []
+    with DecodePool(1, SMALL, deaths.append) as small, pytest.raises(ImageTooLarge, match="memory allowed"):
+        small.submit_call(globals()[ending]).result()
+
+    assert deaths == [Cause.MEMORY]
+
+
+def test_an_image_that_does_not_even_fit_into_its_worker_is_too_large():
+    """So it is where there is no room to receive it."""
+    deaths: list[Cause] = []
+    with DecodePool(1, SMALL, deaths.append) as pool:
+        with pytest.raises(ImageTooLarge, match="memory allowed"):
+            pool.submit_call(len, bytes(2 * SMALL.memory_bytes)).result()
+
+        assert deaths == [Cause.MEMORY]
+        assert pool.submit_call(len, b"four").result() == 4
+
+
+def test_a_worker_that_lost_half_its_memory_is_replaced():
+    """What one image leaves behind is not taken from the budget of those after it."""
+    deaths: list[Cause] = []
+    with DecodePool(1, SMALL, deaths.append) as pool:
+        assert pool.submit_call(_leak, SMALL.memory_bytes * 5 // 8).result() == 1
+        assert pool.submit_call(_leak, SMALL.memory_bytes * 5 // 8).result() == 1
+        assert pool.submit_call(_leak, 0).result() == 1
+
+    assert deaths == [Cause.MEMORY] * 2
+
+
+def test_workers_leave_no_core_and_go_first(pool):
+    """A core would hold an image on disk; and where memory runs out, a worker goes before the server."""
+    core, address_space, oom_score = pool.submit_call(_circumstances).result()
+
+    assert core in (0, 1)
+    assert address_space > WorkerLimits().memory_bytes
+    assert oom_score >= 500
+
+
+def test_what_a_codec_prints_is_shown_to_nobody(pool, capfd):
+    """It may quote a header. However much it is, nothing waits for it to be read."""
+    assert pool.submit_call(_print_much).result() == "done"
+    assert pool.submit_call(os.getpid).result()
+    printed = capfd.readouterr()
+
+    assert printed.out + printed.err == ""
+
+
+def test_a_worker_killed_on_its_way_up_was_killed():
+    """Which is not the same as one that cannot start."""
+    worker, before = WorkerProcess(WorkerLimits()), _children()
+    killer = threading.Thread(target=lambda: _soon(lambda: bool(_children() - before)) and worker.kill())
+    killer.start()
+    with pytest.raises(WorkerDied) as caught:
+        worker.start()
+    killer.join()
+    worker.end()
+
+    assert caught.value.cause is Cause.KILLED
 
 
 def test_closing_cancels_what_waits_and_ends_what_hangs():
@@ -217,6 +360,24 @@ def test_closing_cancels_what_waits_and_ends_what_hangs():
     with pytest.raises(BrokenExecutor, match="closed"):
         pool.submit_call(os.getpid)
     pool.close()
+
+
+def _soon(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _children() -> set[int]:
+    return {process.pid for process in multiprocessing.active_children() if process.pid is not None}
 
 
 class Image(bytearray):
@@ -265,3 +426,53 @@ def _interrupt_yourself() -> str:
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(0.05)
     return "still here"
+
+
+def _be_killed(folder: str, times: int) -> str:
+    """SIGKILL, which nobody sends to himself by accident, so many times; then an answer."""
+    so_far = len(list(Path(folder).iterdir()))
+    if so_far < times:
+        (Path(folder) / str(so_far)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+def _loop_in_c() -> int:
+    return sum(itertools.repeat(0))
+
+
+def _work(cpu_s: float) -> int:
+    start = time.process_time()
+    while time.process_time() - start < cpu_s:
+        pass
+    return os.getpid()
+
+
+def _too_big_to_send() -> Image:
+    return Image(SMALL.memory_bytes * 3 // 8)
+
+
+def _out_of_memory_in_cpp() -> None:
+    os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
+    os.abort()
+
+
+_leaked: list[bytearray] = []
+
+
+def _leak(size: int) -> int:
+    _leaked.append(bytearray(size))
+    return len(_leaked)
+
+
+def _circumstances() -> tuple[int, int, int]:
+    limits = [resource.getrlimit(which)[0] for which in (resource.RLIMIT_CORE, resource.RLIMIT_AS)]
+    return limits[0], limits[1], int(Path("/proc/self/oom_score_adj").read_text())
+
+
+def _print_much() -> str:
+    for descriptor in (1, 2):
+        for _ in range(100):
+            with contextlib.suppress(BlockingIOError):
+                os.write(descriptor, b"DOE^JOHN" * 1000)
+    return "done"

@@ -124,7 +124,7 @@ async def test_metrics_are_as_documented(serving, pngs, request_of):
         labels = {label for family in served.running.registry.collect() for s in family.samples for label in s.labels}
 
     assert labels == {
-        "grpc_service", "grpc_method", "grpc_code", "result", "stage", "category_id", "artifact_id", "le",
+        "grpc_service", "grpc_method", "grpc_code", "result", "stage", "category_id", "artifact_id", "cause", "le",
     }  # fmt: skip
     call = "grpc_method=Categorize grpc_service=deepmcat.v1.CategorizationService"
     assert scraped[f"grpc_server_started_total {call}"] == 2
@@ -138,7 +138,8 @@ async def test_metrics_are_as_documented(serving, pngs, request_of):
     assert scraped[f"deepmcat_artifact_info artifact_id={artifact_id}"] == 1
     for name in (
         "deepmcat_batch_size", "deepmcat_queue_depth", "deepmcat_queue_wait_seconds", "deepmcat_outliers_total",
-        "deepmcat_assignments_total", "deepmcat_centroid_distance",
+        "deepmcat_assignments_total", "deepmcat_centroid_distance", "deepmcat_decode_worker_restarts_total",
+        "deepmcat_preamble_executables_total",
     ):  # fmt: skip
         assert name in text
     assert "CT chest" not in text

@@ -31,6 +31,7 @@ class ImageFlag(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     IMAGE_FLAG_SECONDARY_CAPTURE: _ClassVar[ImageFlag]
     IMAGE_FLAG_OVERLAYS_IGNORED: _ClassVar[ImageFlag]
     IMAGE_FLAG_TRANSFER_SYNTAX_GUESSED: _ClassVar[ImageFlag]
+    IMAGE_FLAG_PREAMBLE_EXECUTABLE: _ClassVar[ImageFlag]
 
 class EmbeddingType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -58,6 +59,7 @@ IMAGE_FLAG_BURNED_IN_TEXT_POSSIBLE: ImageFlag
 IMAGE_FLAG_SECONDARY_CAPTURE: ImageFlag
 IMAGE_FLAG_OVERLAYS_IGNORED: ImageFlag
 IMAGE_FLAG_TRANSFER_SYNTAX_GUESSED: ImageFlag
+IMAGE_FLAG_PREAMBLE_EXECUTABLE: ImageFlag
 EMBEDDING_TYPE_UNSPECIFIED: EmbeddingType
 EMBEDDING_TYPE_FLOAT32: EmbeddingType
 CATEGORY_STATUS_UNSPECIFIED: CategoryStatus
@@ -286,7 +288,7 @@ class Calibration(_message.Message):
     def __init__(self, images: _Optional[int] = ..., groups: _Optional[int] = ..., alpha: _Optional[float] = ..., has_verdicts: _Optional[bool] = ..., note: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_image_bytes", "max_chunk_bytes", "max_frames", "max_side", "max_stream_in_flight", "max_queue", "max_item_id_bytes", "default_timeout_ms", "max_timeout_ms", "max_streams", "max_calls", "decode_timeout_ms")
+    __slots__ = ("max_message_bytes", "max_image_bytes", "max_chunk_bytes", "max_frames", "max_side", "max_stream_in_flight", "max_queue", "max_item_id_bytes", "default_timeout_ms", "max_timeout_ms", "max_streams", "max_calls", "decode_timeout_ms", "decode_cpu_ms", "decode_memory_bytes")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +302,8 @@ class Limits(_message.Message):
     MAX_STREAMS_FIELD_NUMBER: _ClassVar[int]
     MAX_CALLS_FIELD_NUMBER: _ClassVar[int]
     DECODE_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_CPU_MS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_image_bytes: int
     max_chunk_bytes: int
@@ -313,7 +317,9 @@ class Limits(_message.Message):
     max_streams: int
     max_calls: int
     decode_timeout_ms: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_chunk_bytes: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_side: _Optional[int] = ..., max_stream_in_flight: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_item_id_bytes: _Optional[int] = ..., default_timeout_ms: _Optional[int] = ..., max_timeout_ms: _Optional[int] = ..., max_streams: _Optional[int] = ..., max_calls: _Optional[int] = ..., decode_timeout_ms: _Optional[int] = ...) -> None: ...
+    decode_cpu_ms: int
+    decode_memory_bytes: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_chunk_bytes: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_side: _Optional[int] = ..., max_stream_in_flight: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_item_id_bytes: _Optional[int] = ..., default_timeout_ms: _Optional[int] = ..., max_timeout_ms: _Optional[int] = ..., max_streams: _Optional[int] = ..., max_calls: _Optional[int] = ..., decode_timeout_ms: _Optional[int] = ..., decode_cpu_ms: _Optional[int] = ..., decode_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class ListCategoriesRequest(_message.Message):
     __slots__ = ("artifact_id",)

@@ -1,0 +1,185 @@
+"""One decoding worker: the process, and how its parent holds it.
+
+    WorkerProcess.start ──spawn──► serve: import, accept the limits, ready
+                 .call ──function, arguments──► function, within its CPU time ──Answer──► the caller
+
+What codecs print goes to a pipe that nobody shows to anybody: it may quote a header. Its end is looked through for
+what a run-time library says before it aborts for want of memory.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from deepmcat_core.decode_death import NO_MEMORY_EXIT, Cause, WorkerDied, cause_of_death, no_memory
+from deepmcat_core.decode_limits import Footprint, WorkerLimits, limited_cpu
+
+START_TIMEOUT_S = 60.0
+_DEATH_TIMEOUT_S = 5.0  # from the end of its pipe to the end of the process
+_OTHER_END_GONE = (EOFError, OSError)  # what a pipe raises then
+_PIPE_BYTES = 2**16
+_REDIRECTS = os.name == "posix"  # elsewhere a pipe has no file descriptor
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """succeeded: whether the function returned; value: what it returned or raised. worn: the worker should go."""
+
+    succeeded: bool
+    value: Any
+    worn: bool = False
+
+
+class CannotStart(Exception):
+    """A worker did not get as far as being ready, and nobody killed it."""
+
+
+class WorkerProcess:
+    """A process that answers calls, one at a time."""
+
+    def __init__(self, limits: WorkerLimits) -> None:
+        self.calls = 0
+        self._limits = limits
+        self._pipe, self._its_pipe = _SPAWN.Pipe()
+        self._words, self._its_words = _SPAWN.Pipe(duplex=False)
+        self._last_words = b""
+        self._process: SpawnProcess = _SPAWN.Process(
+            target=serve, args=(self._its_pipe, self._its_words, limits), name="deepmcat-decode", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start it and wait until it is ready. Raises CannotStart, and WorkerDied where it is killed on the way up."""
+        try:
+            self._process.start()
+        except OSError as error:  # no more processes, or no memory for one
+            raise CannotStart from error
+        finally:
+            self._its_pipe.close()  # else its death would not be the end of the pipe
+            self._its_words.close()
+        try:
+            if self._pipe.poll(START_TIMEOUT_S) and self._pipe.recv() is None:
+                return
+        except _OTHER_END_GONE as error:
+            if (cause := self.cause_of_death()) is Cause.KILLED:
+                raise WorkerDied(cause) from error
+        raise CannotStart
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.is_alive()
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Answer:
+        """Have it call the function. Raises WorkerDied, and what pickling raises."""
+        self.calls += 1
+        self._last_words = b""
+        try:
+            self._pipe.send((function, args))
+            if not self._pipe.poll(self._limits.wall_s):
+                raise WorkerDied(Cause.TIME)
+            answer: Answer = self._pipe.recv()
+        except _OTHER_END_GONE as error:
+            raise WorkerDied(self.cause_of_death()) from error
+        self._listen()
+        return answer
+
+    def cause_of_death(self) -> Cause:
+        """Why it ended. Waits for it to end; one that has only closed its pipe is made to, and has crashed."""
+        self._process.join(_DEATH_TIMEOUT_S)
+        if self._process.is_alive():
+            return Cause.CRASH
+        self._listen()
+        return cause_of_death(self._process.exitcode, self._last_words)
+
+    def kill(self) -> None:
+        """End it, whatever it is doing. From any thread."""
+        with suppress(ValueError, AttributeError):  # its thread has just ended it, or is about to start it
+            self._process.kill()
+
+    def end(self, grace_s: float = 0.0) -> None:
+        """Close the pipe, upon which a process that waits ends by itself within `grace_s`, and let go of it."""
+        self._pipe.close()
+        self._words.close()
+        if self._process.pid is None:
+            return
+        self._process.join(grace_s)
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+
+    def _listen(self) -> None:
+        """Keep the last of what it has printed, so that the pipe never fills up."""
+        if not _REDIRECTS:
+            return
+        os.set_blocking(self._words.fileno(), False)
+        with suppress(*_OTHER_END_GONE):  # there is no more
+            while words := os.read(self._words.fileno(), _PIPE_BYTES):
+                self._last_words = words
+
+
+def serve(pipe: Connection, words: Connection, limits: WorkerLimits) -> None:
+    """A worker's life: import, accept the limits, say so, answer calls until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
+    import deepmcat_core.planes  # noqa: F401 - so that the first image does not wait for it
+
+    _redirect_output(words)
+    footprint = Footprint(limits)
+    with suppress(*_OTHER_END_GONE):  # the parent has closed it, or was killed
+        pipe.send(None)
+        try:
+            while True:
+                _send(pipe, _answer_next(pipe, limits, footprint))
+        except MemoryError:  # part of a call may be in the pipe still, so nothing can follow
+            os._exit(NO_MEMORY_EXIT)
+
+
+def _redirect_output(words: Connection) -> None:
+    """Whatever C code prints, to the pipe; what does not fit is lost, and never holds the worker up."""
+    if not _REDIRECTS:
+        return
+    os.set_blocking(words.fileno(), False)
+    for descriptor in (1, 2):
+        os.dup2(words.fileno(), descriptor)
+
+
+def _answer_next(pipe: Connection, limits: WorkerLimits, footprint: Footprint) -> Answer:
+    try:
+        function, args = pipe.recv()
+    except (*_OTHER_END_GONE, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a call that cannot be unpickled here; the parent raises it
+        return Answer(False, error)
+    with limited_cpu(limits.cpu_s):
+        succeeded, value = _outcome(function, args, limits)
+    del args
+    return Answer(succeeded, value, footprint.is_worn)
+
+
+def _send(pipe: Connection, answer: Answer) -> None:
+    try:
+        pipe.send(answer)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        pipe.send(Answer(False, TypeError("what the call in a decoding worker returned or raised cannot be pickled")))
+
+
+def _outcome(function: Callable[..., Any], args: tuple[Any, ...], limits: WorkerLimits) -> tuple[bool, Any]:
+    """Whether the function returned, and what it returned or raised, without the cause: that may quote a header."""
+    try:
+        return True, function(*args)
+    except MemoryError:
+        return False, no_memory(limits)
+    except Exception as error:  # noqa: BLE001 - it is raised in the parent
+        error.__cause__ = error.__context__ = None
+        error.__traceback__ = None
+        return False, error
