@@ -3,7 +3,10 @@
 One codec per syntax, pinned: pydicom's own order depends on what else is installed, and lossy decoders differ by a grey
 level or three, so an image would get other pixels on another machine. JPEG is decoded by imagecodecs (BSD;
 libjpeg-turbo inside): 8 and 12 bits lossy, 2 to 16 bits lossless, where pydicom's usual choices read 8 bits only or
-are under the GPL. RLE too: pylibjpeg-rle panics on damaged frames, and a panic of Rust is no Exception.
+are under the GPL. RLE too: pylibjpeg-rle panics on damaged frames, and a panic of Rust is no Exception. HTJ2K not:
+imagecodecs (OpenJPH) is twice as fast as OpenJPEG, but lossy samples beyond the range come out at its other end.
+
+A frame of which only a small picture is wanted may be decoded by `shrinking` instead.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
+
+from deepmcat_core import shrinking
+from deepmcat_core.codestream import Codestream, read_codestream
 
 NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 
@@ -79,7 +85,7 @@ def decoder(syntax: str) -> str:
 
 def decoders() -> tuple[str, ...]:
     """Every decoder of DICOM pixels in use, as "name version", sorted."""
-    return tuple(sorted(f"{package} {found}" for package, found in _VERSIONS.items()))
+    return tuple(sorted([*(f"{package} {found}" for package, found in _VERSIONS.items()), shrinking.decoder(0)]))
 
 
 def is_available(uid: UID) -> bool:
@@ -91,23 +97,30 @@ def decode_jpeg(source: bytes, runner: DecodeRunner) -> bytes:
     """One JPEG frame as its samples, colours not converted: the plugin's function, called by pydicom.
 
     Sets what the codestream knows better than the header: the container of a sample, the order of samples, and whether
-    an encoder's Adobe marker says that colours are RGB or YCbCr.
+    an encoder's mark says that colours are RGB or YCbCr.
     """
     # With in and out the same, libjpeg converts nothing; which name is given does not matter then.
     same = "YCBCR" if runner.samples_per_pixel > 1 else None
     samples = imagecodecs.jpeg8_decode(source, colorspace=same, outcolorspace=same)  # (H, W) or (H, W, 3)
     runner.set_option("bits_allocated", 8 * samples.dtype.itemsize)
     runner.set_option("planar_configuration", 0)
-    if samples.ndim == 3 and (transform := _adobe_transform(source)) is not None:
-        runner.set_option("photometric_interpretation", "YBR_FULL" if transform else "RGB")
+    _set_photometric(source, runner)
     return samples.tobytes()
+
+
+def photometric(syntax: str, stated: str, codestream: Codestream | None) -> str:
+    """What decoded samples mean: as the header says, but for colours of which syntax or codestream know better."""
+    if syntax in _JPEG_2000 and stated in ("YBR_ICT", "YBR_RCT"):
+        return "RGB"  # a decoder undoes the codestream's own transform
+    if syntax in _JPEG and codestream and codestream.components == 3 and codestream.is_rgb is not None:
+        return "RGB" if codestream.is_rgb else "YBR_FULL"
+    return stated
 
 
 def decode_jpeg_2000(source: bytes, runner: DecodeRunner) -> bytearray:
     """One JPEG 2000 or HTJ2K frame as its samples: the plugin's function, called by pydicom."""
     samples = cast("bytearray", decode_openjpeg(source, version=2))
-    if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):  # OpenJPEG undoes the codestream's own transform
-        runner.set_option("photometric_interpretation", "RGB")
+    _set_photometric(source, runner)
     precision = runner.get_option("j2k_precision", runner.bits_stored)
     runner.set_option("bits_allocated", 8 if precision <= 8 else 16 if precision <= 16 else 32)
     runner.set_option("planar_configuration", 0)
@@ -124,6 +137,11 @@ def decode_rle(source: bytes, runner: DecodeRunner) -> bytes | bytearray:
     return imagecodecs.dicomrle_decode(source, f"<u{runner.bits_allocated // 8}")
 
 
+def _set_photometric(source: bytes, runner: DecodeRunner) -> None:
+    stated, syntax = str(runner.photometric_interpretation), runner.transfer_syntax
+    runner.set_option("photometric_interpretation", photometric(syntax, stated, read_codestream(source)))
+
+
 def _check_rle_header(source: bytes, expected: int) -> None:
     """Refuse a frame whose segments are not the expected ones, one after the other within it (PS3.5 G.5).
 
@@ -133,12 +151,6 @@ def _check_rle_header(source: bytes, expected: int) -> None:
     ends = [*offsets[1:expected], len(source)]
     if count != expected or not all(64 <= a <= b for a, b in zip(offsets[:expected], ends, strict=True)):
         raise ValueError("the segments of an RLE frame are not where they can be")
-
-
-def _adobe_transform(source: bytes) -> int | None:
-    """The colour transform of an Adobe APP14 marker: 0 none, 1 YCbCr; None without the marker."""
-    found = source.find(b"\xff\xee\x00\x0eAdobe", 0, 4096)
-    return source[found + 15] if 0 <= found < len(source) - 15 else None
 
 
 def _register() -> None:

@@ -15,7 +15,8 @@ from deepmcat_core.dicom import decode_dicom
 from deepmcat_core.dicom_file import looks_like_dicom
 from deepmcat_core.errors import CorruptImage, ImageTooLarge, UnsupportedImage
 from deepmcat_core.frame import Frame, FramePolicy, Image, ImageSource, Intensity, Limits, RawPlane
-from deepmcat_core.intensity import stretch, unusable
+from deepmcat_core.intensity import deep_grey
+from deepmcat_core.levels import by_level
 from deepmcat_core.plane_formats import decode_plane_format
 from deepmcat_core.translation import translated
 
@@ -29,8 +30,13 @@ MAGIC = {
 }
 
 
-def decode(source: ImageSource, *, intensity: Intensity, frames: FramePolicy, limits: Limits) -> Image:
-    """The frames of an image that the policy asks for, as grey. Raises ImageError and nothing else."""
+def decode(
+    source: ImageSource, *, intensity: Intensity, frames: FramePolicy, limits: Limits, side: int | None = None
+) -> Image:
+    """The frames of an image that the policy asks for, as grey. Raises ImageError and nothing else.
+
+    side: of the square that they are for. A codec that can may then leave out detail that would be lost in it.
+    """
     with translated():
         data = source.data if isinstance(source, RawPlane) else source
         _check_bytes(data, limits)
@@ -38,11 +44,11 @@ def decode(source: ImageSource, *, intensity: Intensity, frames: FramePolicy, li
             return _decode_raw(source, intensity, limits)
         match sniff(source):
             case "dicom":
-                return decode_dicom(source, intensity=intensity, frames=frames, limits=limits)
+                return decode_dicom(source, intensity=intensity, frames=frames, limits=limits, side=side)
             case "":
                 raise UnsupportedImage("the bytes are not DICOM, PNG, JPEG or TIFF, which is what is read")
             case name:
-                return decode_plane_format(source, name, intensity=intensity, frames=frames, limits=limits)
+                return decode_plane_format(source, name, intensity=intensity, frames=frames, limits=limits, side=side)
 
 
 def sniff(data: bytes) -> str:
@@ -72,8 +78,5 @@ def _decode_raw(plane: RawPlane, intensity: Intensity, limits: Limits) -> Image:
             f"{plane.rows} rows of {plane.columns} {plane.sample_type} samples have {expected}"
         )
     values = np.frombuffer(plane.data, dtype=dtype).reshape(plane.rows, plane.columns)  # (H, W)
-    ignored = unusable(values)
-    grey = stretch(values, intensity, ignored, inverted=plane.inverted)
-    if ignored is not None:
-        grey[ignored] = 0
+    grey = by_level(values, lambda numbers, counts: deep_grey(numbers, intensity, counts, inverted=plane.inverted))
     return Image(frames=(Frame(pixels=grey),), total_frames=1, format="raw", decoder="raw")

@@ -8,14 +8,12 @@ Colours become luminance by Rec. 601 and get neither modality LUT nor window, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from deepmcat_core import codecs, sop_classes
+from deepmcat_core import codecs, shrinking, sop_classes
 from deepmcat_core.dicom_file import DicomFile, read_dicom_file
-from deepmcat_core.dicom_grey import monochrome
+from deepmcat_core.dicom_grey import is_linear, monochrome
 from deepmcat_core.dicom_values import functional_group, number, numbers, text, texts
 from deepmcat_core.errors import CorruptImage, NotAnImage, UnsupportedImage
 from deepmcat_core.frame import FloatPlane, Frame, FramePolicy, Image, ImageFlag, Intensity, Limits
@@ -25,21 +23,36 @@ from deepmcat_core.pixel_data import ELEMENTS, StoredFrame, pixel_layout, stored
 
 MAX_ASPECT = 16.0  # of a pixel; beyond it, either way, a spacing is a mistake
 
+_OTHER_COLOURS = frozenset({"HSV", "ARGB", "CMYK"})  # PS3.3 C.7.6.3.1.2, retired
 _OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 
 
-def decode_dicom(data: bytes, *, intensity: Intensity, frames: FramePolicy, limits: Limits) -> Image:
-    """The frames that the policy asks for. Raises ImageError, and what pydicom raises, which `decode` translates."""
+def decode_dicom(
+    data: bytes, *, intensity: Intensity, frames: FramePolicy, limits: Limits, side: int | None = None
+) -> Image:
+    """The frames that the policy asks for. Raises ImageError, and what pydicom raises, which `decode` translates.
+
+    side: see `decode`.
+    """
     file = read_dicom_file(data, limits)
     _require_image(file)
     layout = pixel_layout(file.dataset, limits)
     indices = frames.indices(layout.frames)
-    stored = stored_frames(file.dataset, file.transfer_syntax, layout, indices, limits)
+
+    def halvings(frame: int) -> int:
+        if side is None or not is_linear(file.dataset, frame, intensity):
+            return 0
+        return shrinking.halvings(layout.rows, layout.columns, pixel_aspect(file.dataset, frame), side)
+
+    decoded, decoders = [], set()
+    for stored in stored_frames(file.dataset, file.transfer_syntax, layout, indices, limits, halvings):
+        decoded.append(_frame(file, stored, intensity))
+        decoders.add(stored.decoder)
     return Image(
-        frames=tuple(_frames(file, stored, intensity)),
+        frames=tuple(decoded),
         total_frames=layout.frames,
         format="dicom",
-        decoder=codecs.decoder(file.transfer_syntax),
+        decoder=", ".join(sorted(decoders)),
         flags=image_flags(file),
     )
 
@@ -114,13 +127,13 @@ def _named(syntax: UID) -> str:
     return f"the transfer syntax {syntax.name}" if syntax.type == "Transfer Syntax" else "the transfer syntax"
 
 
-def _frames(file: DicomFile, stored: Iterator[StoredFrame], intensity: Intensity) -> Iterator[Frame]:
-    for frame in stored:
-        yield Frame(
-            pixels=_grey(file, frame, intensity),
-            pixel_aspect=pixel_aspect(file.dataset, frame.index),
-            index=frame.index,
-        )
+def _frame(file: DicomFile, stored: StoredFrame, intensity: Intensity) -> Frame:
+    return Frame(
+        pixels=_grey(file, stored, intensity),
+        pixel_aspect=pixel_aspect(file.dataset, stored.index),
+        index=stored.index,
+        box=stored.box,
+    )
 
 
 def _grey(file: DicomFile, frame: StoredFrame, intensity: Intensity) -> FloatPlane:
@@ -139,6 +152,8 @@ def _colour(frame: StoredFrame, bits_stored: float | None) -> FloatPlane:
     white = 2.0 ** (bits_stored or 8 * values.dtype.itemsize) - 1
     if frame.photometric.startswith("YBR_PARTIAL"):  # PS3.3 C.7.6.3.1.2, retired: Y from 16 to 235
         return scale(values[..., 0], 16, 235)
+    if frame.photometric in _OTHER_COLOURS:
+        raise UnsupportedImage("the DICOM image has colours of a kind that is long retired; RGB and YBR are read")
     if frame.photometric.startswith("YBR"):
         return scale(values[..., 0], 0, white)
     return luminance(values, white=white)

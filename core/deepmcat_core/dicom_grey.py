@@ -1,6 +1,7 @@
 """What the stored values of a monochrome DICOM frame look like: the grayscale pipeline of PS3.4 N.2, in its order.
 
     stored values ─► padding mask ─► modality LUT ─► VOI LUT or window, or percentiles ─► inversion ─► padding to black
+                                                              values of a supplemental palette ─► their luminance, last
 
 Each transform is looked for in the frame's functional groups, then in the shared ones, then in the data set itself:
 pydicom's functions look in the data set alone and silently leave enhanced objects in stored values.
@@ -14,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
+from deepmcat_core import sop_classes
 from deepmcat_core.dicom_values import functional_group, in_sign, item, number, text
 from deepmcat_core.frame import FloatPlane, Intensity
 from deepmcat_core.intensity import Mask, scale, stretch, unusable, working_type
-from deepmcat_core.lookup_table import read_lookup_table
+from deepmcat_core.levels import Counts, by_level
+from deepmcat_core.lookup_table import has_supplemental_palette, read_lookup_table, read_supplemental_palette
 
 Values = npt.NDArray[Any]
 
@@ -26,7 +29,21 @@ def monochrome(
     stored: Values, dataset: Dataset, frame: int, intensity: Intensity, *, little_endian: bool
 ) -> FloatPlane:
     """(H, W) stored values of a frame as grey; padding is black. May raise what pydicom raises."""
+
+    def grey(values: Values, counts: Counts | None) -> FloatPlane:
+        return _monochrome(values, counts, dataset, frame, intensity, little_endian=little_endian)
+
+    return by_level(stored, grey)
+
+
+def _monochrome(
+    stored: Values, counts: Counts | None, dataset: Dataset, frame: int, intensity: Intensity, *, little_endian: bool
+) -> FloatPlane:
     ignored = padding(stored, dataset)
+    palette = read_supplemental_palette(dataset, signed=stored.dtype.kind == "i", little_endian=little_endian)
+    coloured = None if palette is None else stored >= palette.first
+    if coloured is not None:
+        ignored = coloured if ignored is None else ignored | coloured
     values = modality_values(stored, dataset, frame, little_endian=little_endian)
     if (not_numbers := unusable(values)) is not None:
         ignored = not_numbers if ignored is None else ignored | not_numbers
@@ -36,12 +53,28 @@ def monochrome(
         signed = may_be_negative(stored.dtype, dataset, frame)
         grey = _windowed(values, dataset, frame, signed=signed, little_endian=little_endian)
     if grey is None:
-        grey = stretch(values, intensity, ignored, inverted=inverted)
+        grey = stretch(values, intensity, ignored, inverted=inverted, counts=counts)
     elif inverted:
         grey = 1 - grey
     if ignored is not None:
         grey[ignored] = 0
+    if palette is not None:
+        grey[coloured] = palette.apply(stored[coloured])
     return grey
+
+
+def is_linear(dataset: Dataset, frame: int, intensity: Intensity) -> bool:
+    """Whether the mean of some pixels looks like the pixels from afar: between its ends, grey is a line over them.
+
+    It is not where some are padding, where they are looked up, and within a window, which may be narrow.
+    """
+    source = _modality(dataset, frame)
+    return (
+        intensity.mode == "percentile"
+        and "PixelPaddingValue" not in dataset
+        and item(source, "ModalityLUTSequence") is None
+        and not has_supplemental_palette(dataset)
+    )
 
 
 def padding(stored: Values, dataset: Dataset) -> Mask | None:
@@ -65,7 +98,7 @@ def modality_values(stored: Values, dataset: Dataset, frame: int, *, little_endi
 
     A slope of 0 or one that is no number occurs in real files by mistake, and is ignored: it would erase the picture.
     """
-    source = functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset
+    source = _modality(dataset, frame)
     if (table := item(source, "ModalityLUTSequence")) is not None:
         lookup = read_lookup_table(table, signed=stored.dtype.kind != "u", little_endian=little_endian)
         return lookup.apply(stored)
@@ -80,7 +113,7 @@ def modality_values(stored: Values, dataset: Dataset, frame: int, *, little_endi
 
 def may_be_negative(stored: np.dtype[Any], dataset: Dataset, frame: int) -> bool:
     """Whether stored values of a type may become negative in the units of the modality, as Hounsfield units are."""
-    source = functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset
+    source = _modality(dataset, frame)
     if item(source, "ModalityLUTSequence") is not None:
         return False
     if stored.kind == "f":
@@ -124,6 +157,19 @@ def _windowed(values: Values, dataset: Dataset, frame: int, *, signed: bool, lit
     if centre is None or width is None:
         return None
     return window(values, centre, width, text(source, "VOILUTFunction"))
+
+
+def _modality(dataset: Dataset, frame: int) -> Dataset:
+    """What holds the modality LUT or rescaling of a frame; an empty data set where none is for showing.
+
+    In angiography with a logarithmic or display relationship it leads back from what is stored, which is what is
+    shown, to the intensity of the beam (PS3.3 C.8.7.1.1.2).
+    """
+    if text(dataset, "PixelIntensityRelationship") in ("LOG", "DISP") and sop_classes.is_angiography(
+        text(dataset, "SOPClassUID")
+    ):
+        return Dataset()
+    return functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset
 
 
 def _ramp(values: Values, low: float, high: float) -> FloatPlane:

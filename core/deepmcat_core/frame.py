@@ -13,6 +13,7 @@ import numpy.typing as npt
 from deepmcat_core.errors import ConfigError, CorruptImage, ImageTooLarge
 
 FloatPlane = npt.NDArray[np.float32]
+Box = tuple[float, float, float, float]  # left, top, right and bottom, in pixels
 
 
 class ImageFlag(StrEnum):
@@ -124,19 +125,21 @@ class Frame:
     pixels: (H, W) float32, 0 is black and 1 is white; padding is 0.
     pixel_aspect: height of a pixel over its width.
     index: 0-based frame number within the image.
+    box: where the picture lies in `pixels`, which may be a smaller one that reaches out of it; None where it is all.
     """
 
     pixels: FloatPlane
     pixel_aspect: float = 1.0
     index: int = 0
+    box: Box | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """A decoded image: the frames asked for, and what is known about the whole.
 
-    format: dicom, png, jpeg, tiff or raw. decoder: "name version" of what decoded the pixels, for the record: lossy
-    decoders differ by a grey level or three.
+    format: dicom, png, jpeg, tiff or raw. decoder: "name version" of what decoded the pixels, and "at 1/8" where that
+    was at a part of their size, for the record: lossy decoders differ by a grey level or three.
     """
 
     frames: tuple[Frame, ...]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepmcat_core.frame import FloatPlane, Intensity
+from deepmcat_core.levels import Counts, percentiles
 
 Mask = npt.NDArray[np.bool_]
 
@@ -16,26 +17,41 @@ REC_601 = (0.299, 0.587, 0.114)
 
 
 def stretch(
-    values: npt.NDArray[Any], intensity: Intensity, ignored: Mask | None = None, *, inverted: bool = False
+    values: npt.NDArray[Any],
+    intensity: Intensity,
+    ignored: Mask | None = None,
+    *,
+    inverted: bool = False,
+    counts: Counts | None = None,
 ) -> FloatPlane:
     """(H, W) numbers as grey: the low percentile becomes 0, the high one 1, values beyond them are clipped.
 
     ignored: (H, W), pixels that say nothing about the range, such as padding; they are stretched like the others.
     inverted: the lowest value is white; the percentiles are then counted from the other end, so that a picture stored
-    either way looks the same.
+    either way looks the same. counts: how often each number occurs; None: once.
     Where the percentiles coincide (a mask with few pixels set) minimum and maximum are used; a constant image is black.
     """
-    known = values if ignored is None else values[~ignored]
+    used = np.s_[...] if ignored is None else ~ignored
+    known = values[used].ravel()
     if known.size == 0:
         return np.zeros(values.shape, dtype=np.float32)
-    percentiles = (100 - intensity.high, 100 - intensity.low) if inverted else (intensity.low, intensity.high)
-    low, high = (float(value) for value in np.percentile(known, percentiles))
+    percents = (100 - intensity.high, 100 - intensity.low) if inverted else (intensity.low, intensity.high)
+    low, high = percentiles(known, percents, None if counts is None else counts[used].ravel())
     if not low < high:
         low, high = float(known.min()), float(known.max())
     if not low < high:
         return np.zeros(values.shape, dtype=np.float32)
     grey = scale(values, low, high)
     return 1 - grey if inverted else grey
+
+
+def deep_grey(values: npt.NDArray[Any], intensity: Intensity, counts: Counts | None, *, inverted: bool) -> FloatPlane:
+    """(H, W) numbers stretched, and those that are none black: a plane that comes without a DICOM header."""
+    ignored = unusable(values)
+    grey = stretch(values, intensity, ignored, inverted=inverted, counts=counts)
+    if ignored is not None:
+        grey[ignored] = 0
+    return grey
 
 
 def scale(values: npt.NDArray[Any], low: float, high: float) -> FloatPlane:

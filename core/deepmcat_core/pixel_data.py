@@ -6,22 +6,23 @@ there, and the size that a compressed frame states itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame, parse_fragments
+from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, RLELossless
 
-from deepmcat_core import codecs
-from deepmcat_core.codestream import CodestreamSize, codestream_size
-from deepmcat_core.dicom_values import number
+from deepmcat_core import codecs, shrinking
+from deepmcat_core.codestream import Codestream, read_codestream
+from deepmcat_core.dicom_values import number, text
+from deepmcat_core.encapsulation import EncapsulatedFrames
 from deepmcat_core.errors import CorruptImage, UnsupportedImage
-from deepmcat_core.frame import Limits
+from deepmcat_core.frame import Box, Limits
 
 BITS_READ = (1, 8, 16, 32, 64)
 
@@ -29,6 +30,9 @@ BITS_READ = (1, 8, 16, 32, 64)
 _BITS_LEGAL = frozenset({1, 12, *range(8, 65, 8)})
 
 ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+# Means of these are what they look like; means of palette indices are not.
+_PHOTOMETRIC_SHRUNK = frozenset({"MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422"})
 
 _RLE_EXPANSION = 64  # PS3.5 G.3: two bytes stand for 128 at most
 
@@ -51,11 +55,16 @@ class PixelLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFrame:
-    """values: (H, W) or (H, W, 3) as stored. photometric: what they mean after decoding, such as MONOCHROME2 or RGB."""
+    """values: (H, W), (H, W, 3) or, for luminance alone, (H, W, 1), as stored.
+
+    photometric: what they mean after decoding, such as MONOCHROME2 or RGB. decoder: see `Image`. box: see `Frame`.
+    """
 
     index: int
     values: npt.NDArray[Any]
     photometric: str
+    decoder: str
+    box: Box | None = None
 
 
 def pixel_layout(dataset: Dataset, limits: Limits) -> PixelLayout:
@@ -75,28 +84,93 @@ def pixel_layout(dataset: Dataset, limits: Limits) -> PixelLayout:
 
 
 def stored_frames(
-    dataset: Dataset, syntax: UID, layout: PixelLayout, indices: Sequence[int], limits: Limits
+    dataset: Dataset,
+    syntax: UID,
+    layout: PixelLayout,
+    indices: Sequence[int],
+    limits: Limits,
+    halvings: Callable[[int], int] = lambda index: 0,
 ) -> Iterator[StoredFrame]:
-    """Decode the frames of `indices`, one at a time. Raises ImageError, and may raise what pydicom raises."""
+    """Decode the frames of `indices`, one at a time. Raises ImageError, and may raise what pydicom raises.
+
+    halvings: how often the sides of a frame may be halved; most codecs cannot, and give all of it.
+    """
     limits.check_frames(len(indices))
     limits.check_decoded_bytes(layout.frame_bytes * len(indices))
-    if syntax not in codecs.NATIVE:
-        _check_fragments(dataset, syntax, layout, indices)
+    if syntax in codecs.NATIVE:
+        yield from _native(dataset, syntax, indices)
+        return
+    frames = EncapsulatedFrames(dataset.PixelData, layout.frames, _extended_offsets(dataset))
+    encoded = {index: frames[index] for index in indices}
+    codestreams = {index: _checked(frame, syntax, layout) for index, frame in encoded.items()}
+    for index, frame in encoded.items():
+        shrunk = _shrunk(frame, codestreams[index], dataset, syntax, index, halvings(index))
+        yield shrunk or _decoded(frame, dataset, syntax, index)
+
+
+def _native(dataset: Dataset, syntax: UID, indices: Sequence[int]) -> Iterator[StoredFrame]:
     shift = _unused_high_bits(dataset, syntax)
-    arrays = get_decoder(syntax).iter_array(
-        dataset,
-        indices=indices,
-        raw=True,  # colours are turned into luminance here, which is one channel of them or a product
-        decoding_plugin=codecs.plugin(syntax),
-        allow_excess_frames=False,
-        correct_unused_bits=shift is None,
-    )
+    arrays = get_decoder(syntax).iter_array(dataset, indices=indices, **_options(shift))
     for index, (values, properties) in zip(indices, arrays, strict=True):
-        yield StoredFrame(
-            index=index,
-            values=values if shift is None else _shifted(values, *shift),
-            photometric=str(properties["photometric_interpretation"]),
-        )
+        yield _stored(index, values, properties, shift, syntax)
+
+
+def _decoded(encoded: bytes, dataset: Dataset, syntax: UID, index: int) -> StoredFrame:
+    """All of a frame, by the plugin of its syntax."""
+    alone = dataset.group_dataset(0x0028)
+    alone.file_meta = dataset.file_meta
+    alone.NumberOfFrames = 1
+    alone.add_new("PixelData", "OB", encapsulate([encoded], has_bot=False))
+    shift = _unused_high_bits(dataset, syntax)
+    values, properties = get_decoder(syntax).as_array(
+        alone, index=0, decoding_plugin=codecs.plugin(syntax), **_options(shift)
+    )
+    return _stored(index, values, properties, shift, syntax)
+
+
+def _options(shift: tuple[int, int] | None) -> dict[str, Any]:
+    """Colours are turned into luminance by us, which is one channel of them or a product."""
+    return {"raw": True, "allow_excess_frames": False, "correct_unused_bits": shift is None}
+
+
+def _stored(
+    index: int, values: npt.NDArray[Any], properties: dict[str, Any], shift: tuple[int, int] | None, syntax: UID
+) -> StoredFrame:
+    return StoredFrame(
+        index=index,
+        values=values if shift is None else _shifted(values, *shift),
+        photometric=str(properties["photometric_interpretation"]),
+        decoder=codecs.decoder(syntax),
+    )
+
+
+def _shrunk(
+    encoded: bytes, codestream: Codestream | None, dataset: Dataset, syntax: UID, index: int, times: int
+) -> StoredFrame | None:
+    """A frame with its sides halved so many times or less; None where all of it has to be decoded."""
+    signed, bits = (number(dataset, keyword) for keyword in ("PixelRepresentation", "BitsStored"))
+    photometric = codecs.photometric(syntax, text(dataset, "PhotometricInterpretation"), codestream)
+    if (
+        not times
+        or codestream is None
+        or photometric not in _PHOTOMETRIC_SHRUNK
+        or codestream.signed != bool(signed)  # then its values are other ones (see pydicom's sign correction)
+        or codestream.bits > (bits or 0)
+    ):
+        return None
+    try:
+        found = shrinking.shrunk(encoded, codestream, times, is_rgb=photometric == "RGB")
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+    ):  # what Pillow raises: whether the frame is damaged, decoding all of it says
+        return None
+    if found is None:
+        return None
+    # Colours come as their luminance, which is the Y of YBR_FULL.
+    means = photometric if found.values.ndim == 2 else "YBR_FULL"
+    return StoredFrame(index=index, values=found.values, photometric=means, decoder=found.decoder, box=found.box)
 
 
 def _required(dataset: Dataset, keyword: str) -> int:
@@ -106,21 +180,15 @@ def _required(dataset: Dataset, keyword: str) -> int:
     return int(found)
 
 
-def _check_fragments(dataset: Dataset, syntax: UID, layout: PixelLayout, indices: Sequence[int]) -> None:
-    """Refuse more frames than there are fragments, and frames that state another size than the header."""
-    data: bytes = dataset.PixelData
-    fragments = parse_fragments(data)[0] - 1  # the first item is the Basic Offset Table
-    if layout.frames > max(fragments, 0):
-        raise CorruptImage(f"the DICOM image claims {layout.frames} frames and has {fragments} fragments")
-    for index in indices:
-        frame = get_frame(data, index, number_of_frames=layout.frames, extended_offsets=_extended_offsets(dataset))
-        stated = codestream_size(frame)
-        expected = CodestreamSize(layout.rows, layout.columns, layout.samples)
-        if stated is not None and stated != expected:
-            raise CorruptImage("a frame of the DICOM image is not of the size that the header says")
-        packed_bytes = layout.rows * layout.columns * layout.samples * layout.bits // 8
-        if syntax == RLELossless and packed_bytes > _RLE_EXPANSION * len(frame):
-            raise CorruptImage("a frame of the DICOM image is too short for the size that the header says")
+def _checked(frame: bytes, syntax: UID, layout: PixelLayout) -> Codestream | None:
+    """What a frame says of itself; refused where it is of another size than the header says."""
+    stated = read_codestream(frame)
+    if stated is not None and stated.size != (layout.rows, layout.columns, layout.samples):
+        raise CorruptImage("a frame of the DICOM image is not of the size that the header says")
+    packed_bytes = layout.rows * layout.columns * layout.samples * layout.bits // 8
+    if syntax == RLELossless and packed_bytes > _RLE_EXPANSION * len(frame):
+        raise CorruptImage("a frame of the DICOM image is too short for the size that the header says")
+    return stated
 
 
 def _extended_offsets(dataset: Dataset) -> tuple[bytes, bytes] | None:

@@ -12,33 +12,53 @@ import numpy as np
 import PIL
 from PIL import Image as PillowImage
 
+from deepmcat_core import shrinking
+from deepmcat_core.codestream import read_codestream
 from deepmcat_core.errors import CorruptImage, ImageTooLarge
-from deepmcat_core.frame import FloatPlane, Frame, FramePolicy, Image, Intensity, Limits
-from deepmcat_core.intensity import luminance, stretch, unusable
+from deepmcat_core.frame import Box, FloatPlane, Frame, FramePolicy, Image, Intensity, Limits
+from deepmcat_core.intensity import deep_grey, luminance
+from deepmcat_core.levels import by_level
 
-DECODER = f"pillow {PIL.__version__}"
+DECODER = shrinking.decoder(0)
 
 MAX_PAGES = 10_000  # of a TIFF: counting them means walking a chain that the file's author has laid
 _PHOTOMETRIC_INTERPRETATION = 262  # the TIFF tag; 0 is "white is zero"
 
 
-def decode_plane_format(data: bytes, name: str, *, intensity: Intensity, frames: FramePolicy, limits: Limits) -> Image:
+def decode_plane_format(
+    data: bytes, name: str, *, intensity: Intensity, frames: FramePolicy, limits: Limits, side: int | None = None
+) -> Image:
     """The frames of a png, jpeg or tiff: one, or the policy's choice of a TIFF's pages. Raises ImageError.
 
-    May raise what Pillow raises; `decode` translates that.
+    side: see `decode`. May raise what Pillow raises; `decode` translates that.
     """
+    times = _halvings(data, side) if name == "jpeg" and side else 0
     try:
         with PillowImage.open(io.BytesIO(data), formats=(name.upper(),)) as image:
             total = _count_pages(image) if name == "tiff" else 1
             indices = frames.indices(total)
             limits.check_frames(len(indices))
             _check_sizes(image, indices, limits)
-            chosen = tuple(_frame(image, index, intensity) for index in indices)
+            box = _shrink(image, times)
+            chosen = tuple(_frame(image, index, intensity, box) for index in indices)
     except PillowImage.DecompressionBombError as error:
         raise ImageTooLarge(f"the {name} image has more pixels than Pillow is willing to decode") from error
     except PIL.UnidentifiedImageError as error:
         raise CorruptImage(f"the {name} image is damaged, or of a layout that is not read") from error
-    return Image(frames=chosen, total_frames=total, format=name, decoder=DECODER)
+    return Image(frames=chosen, total_frames=total, format=name, decoder=shrinking.decoder(times))
+
+
+def _halvings(data: bytes, side: int) -> int:
+    """How often the sides of a JPEG may be halved in decoding."""
+    stated = read_codestream(data)
+    return min(stated.halvings, shrinking.halvings(stated.rows, stated.columns, 1, side)) if stated else 0
+
+
+def _shrink(image: PillowImage.Image, times: int) -> Box | None:
+    """Have a JPEG decoded with its sides halved so many times, and YCbCr as its Y; where the picture then lies."""
+    width, height = image.size
+    drafted = image.draft("L", (width >> times, height >> times)) if times else None
+    return drafted[1] if drafted else None
 
 
 def _count_pages(image: PillowImage.Image) -> int:
@@ -60,9 +80,9 @@ def _check_sizes(image: PillowImage.Image, indices: tuple[int, ...], limits: Lim
     limits.check_decoded_bytes(decoded)
 
 
-def _frame(image: PillowImage.Image, index: int, intensity: Intensity) -> Frame:
+def _frame(image: PillowImage.Image, index: int, intensity: Intensity, box: Box | None) -> Frame:
     _turn_to(image, index)
-    return Frame(pixels=_grey(image, intensity), index=index)
+    return Frame(pixels=_grey(image, intensity), index=index, box=box)
 
 
 def _turn_to(image: PillowImage.Image, index: int) -> None:
@@ -80,10 +100,6 @@ def _grey(image: PillowImage.Image, intensity: Intensity) -> FloatPlane:
 
 def _deep_grey(image: PillowImage.Image, intensity: Intensity) -> FloatPlane:
     values = np.asarray(image)
-    ignored = unusable(values)
     # Pillow inverts eight-bit "white is zero" itself, and deeper ones not.
     inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_INTERPRETATION) == 0
-    grey = stretch(values, intensity, ignored, inverted=inverted)
-    if ignored is not None:
-        grey[ignored] = 0
-    return grey
+    return by_level(values, lambda numbers, counts: deep_grey(numbers, intensity, counts, inverted=inverted))

@@ -44,9 +44,16 @@ class Planes:
 
 def read_planes(source: ImageSource, options: ReadOptions) -> Planes:
     """Decode and preprocess one image. Raises ImageError and nothing else."""
-    image = decode(source, intensity=options.preprocessing.intensity, frames=options.frames, limits=options.limits)
+    preprocessing = options.preprocessing
+    image = decode(
+        source,
+        intensity=preprocessing.intensity,
+        frames=options.frames,
+        limits=options.limits,
+        side=preprocessing.size,
+    )
     with translated():  # for want of memory
-        planes = np.stack([options.preprocessing.apply(frame) for frame in image.frames])  # (F, size, size)
+        planes = np.stack([preprocessing.apply(frame) for frame in image.frames])  # (F, size, size)
     return Planes(
         planes=planes,
         frame_indices=tuple(frame.index for frame in image.frames),

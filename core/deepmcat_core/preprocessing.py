@@ -47,17 +47,17 @@ class Preprocessing:
         One resampling step from the stored grid: Pillow's bilinear filter widened by the scale, so that shrinking
         averages over all pixels (antialiasing). The pixel aspect is part of the same step.
         """
-        height, width = frame.pixels.shape
-        physical_height = height * frame.pixel_aspect  # in units of a pixel's width
+        left, top, right, bottom = frame.box or (0, 0, *reversed(frame.pixels.shape))
+        width, physical_height = right - left, (bottom - top) * frame.pixel_aspect  # in units of a pixel's width
         scale = self.size / max(physical_height, width)
         new_height = min(self.size, max(1, round(physical_height * scale)))
         new_width = min(self.size, max(1, round(width * scale)))
         grey = PillowImage.fromarray(np.ascontiguousarray(frame.pixels, dtype=np.float32))
-        fitted = grey.resize((new_width, new_height), PillowImage.Resampling.BILINEAR)
+        fitted = grey.resize((new_width, new_height), PillowImage.Resampling.BILINEAR, box=frame.box)
         plane = np.zeros((self.size, self.size), dtype=np.uint8)
-        top, left = (self.size - new_height) // 2, (self.size - new_width) // 2
+        row, column = (self.size - new_height) // 2, (self.size - new_width) // 2
         values = np.asarray(fitted, dtype=np.float32)
-        plane[top : top + new_height, left : left + new_width] = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+        plane[row : row + new_height, column : column + new_width] = np.rint(np.clip(values, 0, 1) * 255)
         return plane
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""Where the frames are in encapsulated pixel data (PS3.5 A.4), found in one walk over its fragments.
+
+pydicom walks from the start for every frame that it is asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import cached_property
+
+from pydicom.encaps import parse_basic_offsets, parse_fragments
+
+from deepmcat_core.errors import CorruptImage
+
+_END_OF_IMAGE = b"\xff\xd9"  # ends a JPEG and a JPEG 2000 codestream, but for padding
+_HEADER = 8  # tag and length of an item
+
+
+class EncapsulatedFrames:
+    """The frames of pixel data. Raises CorruptImage where they cannot be told apart, and may raise what pydicom raises.
+
+    data: the value of Pixel Data. count: frames claimed. extended: the Extended Offset Table and its lengths, if any.
+    """
+
+    def __init__(self, data: bytes, count: int, extended: tuple[bytes, bytes] | None = None) -> None:
+        self._data = data
+        self._count = count
+        self._extended = extended
+        self._items = parse_fragments(data)[1][1:]  # offsets; the first item is the Basic Offset Table
+        if count > len(self._items):
+            raise CorruptImage(f"the DICOM image claims {count} frames and has {len(self._items)} fragments")
+
+    def __getitem__(self, index: int) -> bytes:
+        """The codestream of a frame."""
+        if self._extended:
+            return self._at(*(_entry(table, index) for table in self._extended))
+        starts = self._starts
+        if index >= len(starts):
+            raise CorruptImage("the DICOM image has fewer frames than it claims")
+        end = starts[index + 1] if index + 1 < len(starts) else len(self._items)
+        return b"".join(self._fragment(number) for number in range(starts[index], end))
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The number of every frame's first fragment."""
+        if offsets := parse_basic_offsets(self._data):
+            numbers = {item - self._items[0]: number for number, item in enumerate(self._items)}
+            starts = [numbers.get(offset, -1) for offset in offsets]
+            if -1 in starts or starts != sorted(set(starts)):
+                raise CorruptImage("the offsets to the frames of the DICOM image are not those of fragments")
+            return starts
+        if self._count in (1, len(self._items)):
+            return list(range(self._count))
+        return [0, *(n + 1 for n in range(len(self._items) - 1) if _END_OF_IMAGE in self._fragment(n)[-10:])]
+
+    def _at(self, offset: int, length: int) -> bytes:
+        start = self._items[0] + offset + _HEADER
+        return self._data[start : start + length]
+
+    def _fragment(self, number: int) -> bytes:
+        start = self._items[number] + _HEADER
+        return self._data[start : start + int.from_bytes(self._data[start - 4 : start], "little")]
+
+
+def _entry(table: bytes, index: int) -> int:
+    if 8 * index + 8 > len(table):
+        raise CorruptImage("the DICOM image has fewer frames than it claims")
+    found: int = struct.unpack_from("<Q", table, 8 * index)[0]
+    return found

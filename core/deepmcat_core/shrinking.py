@@ -1,0 +1,116 @@
+"""Decoding at a part of the size: what a JPEG or JPEG 2000 frame looks like from afar, without decoding the rest of it.
+
+The encoder takes some 128 to 256 pixels a side, and an X-ray has 2,000 and more. JPEG 2000 stores an image as a small
+one and what to add to double it, again and again; JPEG stores blocks of 8 by 8 as their mean and what varies in them.
+Pillow (OpenJPEG, libjpeg-turbo) stops at a half, a quarter, an eighth. What remains has at least MARGIN pixels for each
+that is wanted, so that the resampling that follows decides what the picture looks like, and not the codec's own filter.
+
+Only where grey is a straight line over stored values: means of palette indices or of padding are nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image as PillowImage
+from PIL import ImageFile
+
+from deepmcat_core.codestream import Codestream
+from deepmcat_core.frame import Box
+
+MARGIN = 2  # pixels that remain for each that is wanted, a side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shrunk:
+    """values: (h, w) as stored, or (h, w, 1), the luminance of colours. box: where the picture lies in them."""
+
+    values: npt.NDArray[Any]
+    box: Box
+    decoder: str
+
+
+def halvings(rows: int, columns: int, pixel_aspect: float, side: int) -> int:
+    """How often the sides may be halved on the way to a square of `side`, with MARGIN pixels left for each of it."""
+    tallest = max(rows * pixel_aspect, columns)  # in units of a pixel's width
+    pixels_each = tallest / side * min(1, 1 / pixel_aspect)  # in the direction that has fewer
+    return max(0, math.floor(math.log2(pixels_each / MARGIN)))
+
+
+def decoder(times: int) -> str:
+    """What decodes at a part of the size, as "name version at 1/8"."""
+    return f"pillow {PIL.__version__}" + (f" at 1/{2**times}" if times else "")
+
+
+def shrunk(frame: bytes, codestream: Codestream, times: int, *, is_rgb: bool) -> Shrunk | None:
+    """A frame with its sides halved so many times, or as often as its codec can; None where that is not at all.
+
+    is_rgb: what three components are, RGB or luminance and chroma. May raise what Pillow raises.
+    """
+    times = min(times, codestream.halvings)
+    if times < 1 or codestream.bits > 16 or (codestream.components == 3 and codestream.bits != 8):
+        return None
+    if frame.startswith(b"\xff\xd8"):
+        return _jpeg(frame, codestream, times, is_rgb=is_rgb)
+    return _jpeg_2000(frame, codestream, times, is_rgb=is_rgb)
+
+
+def _jpeg(frame: bytes, codestream: Codestream, times: int, *, is_rgb: bool) -> Shrunk:
+    """Means of blocks (of those at the edge with what the encoder filled them up with)."""
+    size = _size(codestream, times)
+    stored = "L" if codestream.components == 1 else "RGB" if is_rgb else "YCbCr"
+    values = np.asarray(PillowImage.frombytes("L", size, frame, "jpeg", "L", stored, 2**times, 0))
+    box = (0.0, 0.0, codestream.columns / 2**times, codestream.rows / 2**times)
+    return Shrunk(values=values[..., None] if codestream.components == 3 else values, box=box, decoder=decoder(times))
+
+
+def _jpeg_2000(frame: bytes, codestream: Codestream, times: int, *, is_rgb: bool) -> Shrunk:
+    """Low-pass samples of the wavelet transform: each stands for the pixels around the first of 2**times."""
+    image = _Jpeg2000(frame, codestream, times)
+    if codestream.components == 3:
+        values = np.asarray(image.convert("L"))[..., None] if is_rgb else np.asarray(image)[..., :1]
+    else:
+        values = _unscaled(np.asarray(image), codestream)
+    before = (1 - 0.5**times) / 2  # the first sample is centred on the first pixel, and reaches out of the picture
+    box = (before, before, before + codestream.columns / 2**times, before + codestream.rows / 2**times)
+    padded = np.pad(values, ((0, 1), (0, 1), (0, 0))[: values.ndim], mode="edge")
+    return Shrunk(values=padded, box=box, decoder=decoder(times))
+
+
+def _unscaled(values: npt.NDArray[Any], codestream: Codestream) -> npt.NDArray[Any]:
+    """Stored values: Pillow moves them to the top of its 8 or 16 bits, and signed ones up by half of their range."""
+    stored = values >> (8 * values.dtype.itemsize - codestream.bits)
+    if not codestream.signed:
+        return stored
+    signed = stored.astype(f"i{values.dtype.itemsize * 2}") - (1 << (codestream.bits - 1))
+    return signed.astype(f"i{values.dtype.itemsize}")
+
+
+def _size(codestream: Codestream, times: int) -> tuple[int, int]:
+    """Width and height; both codecs round up."""
+    return -(-codestream.columns >> times), -(-codestream.rows >> times)
+
+
+class _Jpeg2000(ImageFile.ImageFile):
+    """A JPEG 2000 codestream as Pillow reads it at a part of its size.
+
+    Pillow's own class rounds odd sizes to the nearest, which is one pixel too few, and then cannot decode.
+    """
+
+    def __init__(self, frame: bytes, codestream: Codestream, times: int) -> None:
+        self._stored = codestream
+        self._times = times
+        self._length = len(frame)
+        super().__init__(io.BytesIO(frame))
+
+    def _open(self) -> None:
+        self._size = _size(self._stored, self._times)
+        self._mode = "RGB" if self._stored.components == 3 else "L" if self._stored.bits <= 8 else "I;16"
+        options = ("j2k", self._times, 0, -1, self._length)  # all quality layers, no file descriptor
+        self.tile = [ImageFile._Tile("jpeg2k", (0, 0, *self._size), 0, options)]
