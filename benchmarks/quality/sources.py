@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-
-TRAINING = ("core/deepmcat_core/**/*.py", "trainer/deepmcat_trainer/**/*.py")
-"""What a recipe depends on besides the bench's own code: all of it. Finer would be a guess."""
+PACKAGES = {"deepmcat_core": "core", "deepmcat_trainer": "trainer"}
 
 SCORING = (
     "benchmarks/quality/problems.py",
@@ -28,6 +27,21 @@ SCORING = (
     *("core/deepmcat_core/encoder.py", "core/deepmcat_core/backbones/*.py"),
 )
 """What every result depends on, and all that a baseline does."""
+
+
+def closure(*modules: str, without: Collection[str] = ()) -> tuple[str, ...]:
+    """The paths of modules of ours and of all that they import of ours, anywhere in their code, at any remove.
+
+    without: modules that are left out, with what is imported only through them.
+    """
+    waiting, found = list(modules), set[Path]()
+    while waiting:
+        module = waiting.pop()
+        path = None if module in without else _path(module)
+        if path is not None and path not in found:
+            found.add(path)
+            waiting += _imported(path)
+    return tuple(sorted(path.relative_to(ROOT).as_posix() for path in found))
 
 
 def files(patterns: Sequence[str], root: Path = ROOT) -> list[Path]:
@@ -48,3 +62,29 @@ def digest(patterns: tuple[str, ...], root: Path = ROOT) -> str:
     for path in files(patterns, root):
         total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()
+
+
+def _path(module: str) -> Path | None:
+    """The file of a module or a package of ours; None for what is none, such as a function imported from a module."""
+    if (top := PACKAGES.get(module.partition(".")[0])) is None:
+        return None
+    base = ROOT / top / module.replace(".", "/")
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if _path(name) else node.module for name in names)
+
+
+NO_PART = frozenset(f"deepmcat_core.{name}" for name in ("artifact", "errors", "frame", "preprocessing"))
+"""What has no part in a result: how artifacts are kept, and how images are read; a corpus's digest has their pixels."""
+
+TRAINING = closure(
+    "deepmcat_trainer.recipes", "deepmcat_trainer.grouping", "deepmcat_trainer.onnx_export", without=NO_PART
+)
+"""What a recipe depends on besides the bench's own code."""

@@ -95,6 +95,15 @@ def test_a_change_of_a_source_file_changes_its_digest(tmp_path: Path) -> None:
         sources.files(("*.rs",), tmp_path)
 
 
+def test_results_depend_on_what_training_imports_and_not_on_how_images_are_read():
+    """A merge tree's code makes results stale, at any remove; a decoder's does not, as the corpus has its pixels."""
+    files = set(sources.closure("deepmcat_trainer.grouping", without=sources.NO_PART))
+
+    assert {"trainer/deepmcat_trainer/grouping.py", "trainer/deepmcat_trainer/seeding.py"} <= files
+    assert files <= set(sources.TRAINING)
+    assert not any("dicom" in name or "decod" in name for name in sources.TRAINING)
+
+
 def test_the_sources_of_every_method_are_there() -> None:
     """Each method's patterns find files."""
     assert len({method.name for method in METHODS}) == len(METHODS)
