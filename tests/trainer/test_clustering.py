@@ -30,10 +30,10 @@ def fine(embeddings, k, seed=0):
 
 @pytest.mark.parametrize(
     ("images", "k"),
-    [(1, 1), (9, 1), (10, 2), (60, 12), (5119, 1023), (5120, 1024), (12_299, 1024), (12_300, 1025), (10**8, 16_384)],
+    [(1, 1), (5, 1), (6, 2), (60, 20), (3071, 1023), (3072, 1024), (12_299, 1024), (12_300, 1025), (10**8, 16_384)],
 )
 def test_default_k(images, k):
-    """One cluster in 12 images, within 1024 and 16,384, and never fewer than 5 images a cluster."""
+    """One cluster in 12 images, within 1024 and 16,384, and never fewer than 3 images a cluster."""
     assert default_k(images) == k
 
 

@@ -25,7 +25,7 @@ Ints = npt.NDArray[np.int64]
 
 IMAGES_PER_CLUSTER = 12
 FEWEST_CLUSTERS, MOST_CLUSTERS = 1024, 16_384
-FEWEST_IMAGES_PER_CLUSTER = 5  # in a small set, where a rare kind of two dozen images still needs clusters of its own
+FEWEST_IMAGES_PER_CLUSTER = 3  # in a small set, where a rare kind of two dozen images still needs clusters of its own
 MOST_ROWS = 500_000  # that train: of 256 dimensions they take 512 MB
 FAR_SHARE = 4  # one in so many centroids is for the images farthest from the others, and one in so many rows
 BLOCK = 65_536  # rows looked at in one go
@@ -58,7 +58,7 @@ class FineClusters:
 
 
 def default_k(images: int) -> int:
-    """How many fine clusters `images` get: one in 12, within 1024 and 16,384, and never fewer than 5 images each."""
+    """How many fine clusters `images` get: one in 12, within 1024 and 16,384, and never fewer than 3 images each."""
     k = int(np.clip(images // IMAGES_PER_CLUSTER, FEWEST_CLUSTERS, MOST_CLUSTERS))
     return max(1, min(k, images // FEWEST_IMAGES_PER_CLUSTER))
 
