@@ -53,7 +53,8 @@ def make_dicom() -> MakeDicom:
     """A function that makes a DICOM file of an array.
 
     (H, W), (H, W, 3) or, with `frames`, (F, H, W). Keyword arguments are attributes and win over what the array says.
-    `encoded`: compressed frames, in place of the array's own bytes. `bare`: without preamble and file meta group.
+    `encoded`: compressed frames, or pixel data as they are encapsulated, in place of the array's own bytes.
+    `bare`: without preamble and file meta group.
     """
 
     def make(
@@ -61,7 +62,7 @@ def make_dicom() -> MakeDicom:
         *,
         frames: int = 0,
         syntax: str = ExplicitVRLittleEndian,
-        encoded: list[bytes] | None = None,
+        encoded: list[bytes] | bytes | None = None,
         bare: bool = False,
         **attributes: Any,
     ) -> bytes:
@@ -71,7 +72,8 @@ def make_dicom() -> MakeDicom:
         uid = pydicom.uid.UID(syntax)
         keyword = {"f4": "FloatPixelData", "f8": "DoubleFloatPixelData"}.get(pixels.dtype.str[1:], "PixelData")
         order = "<" if uid.is_little_endian else ">"
-        data = encapsulate(encoded) if encoded else pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+        data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes() if encoded is None else encoded
+        data = encapsulate(data) if isinstance(data, list) else data
         if keyword not in attributes and "PixelData" not in attributes:
             setattr(dataset, keyword, data + b"\0" * (len(data) % 2))
             dataset[keyword].VR = {"FloatPixelData": "OF", "DoubleFloatPixelData": "OD"}.get(
