@@ -24,6 +24,13 @@ from deepmcat_core.lookup_table import has_supplemental_palette, read_lookup_tab
 
 Values = npt.NDArray[Any]
 
+# The value that is padding, or the first of such values, and the last, by the type of what is stored.
+_WHOLE_PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+_PADDING = {
+    "f4": ("FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit"),
+    "f8": ("DoubleFloatPixelPaddingValue", "DoubleFloatPixelPaddingRangeLimit"),
+}
+
 
 def monochrome(
     stored: Values, dataset: Dataset, frame: int, intensity: Intensity, *, little_endian: bool
@@ -79,13 +86,9 @@ def is_linear(dataset: Dataset, frame: int, intensity: Intensity) -> bool:
 
 def padding(stored: Values, dataset: Dataset) -> Mask | None:
     """(H, W), which stored values are padding (PS3.3 C.7.5.1.1.2); None where no value is declared as such."""
-    keyword = "FloatPixelPadding" if stored.dtype.kind == "f" else "PixelPadding"
-    if stored.dtype.itemsize == 8 and stored.dtype.kind == "f":
-        keyword = "DoubleFloatPixelPadding"
-    value = number(dataset, f"{keyword}Value")
+    value, limit = (number(dataset, keyword) for keyword in _PADDING.get(stored.dtype.str[1:], _WHOLE_PADDING))
     if value is None:
         return None
-    limit = number(dataset, f"{keyword}RangeLimit")
     ends = [value, value if limit is None else limit]
     if stored.dtype.kind != "f":
         ends = [in_sign(end, signed=stored.dtype.kind == "i", bits=8 * stored.dtype.itemsize) for end in ends]

@@ -84,7 +84,7 @@ class FramePolicy:
 class Limits:
     """Bounds that are checked before work is done. Over one: `ImageTooLarge`."""
 
-    max_bytes: int = 512 * 2**20
+    max_bytes: int = 512 * 2**20  # of the file, or of the raw plane
     max_inflated_bytes: int = 1024 * 2**20  # of Deflated Explicit VR Little Endian
     max_inflation: int = 250  # how many times its size a deflated object may have, once it has more than 64 MiB
     max_side: int = 32768  # rows or columns
