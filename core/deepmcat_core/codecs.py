@@ -44,13 +44,14 @@ from deepmcat_core.codestream import Codestream, read_codestream
 NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 
 _JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
+_JPEG_LS = (JPEGLSLossless, JPEGLSNearLossless)
 _JPEG_2000 = (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)
 
 # Transfer syntax → the package that decodes it, which is also the name of the pydicom plugin.
 _PACKAGES: dict[str, str] = {
     **dict.fromkeys((*_JPEG, RLELossless), "imagecodecs"),
     **dict.fromkeys(_JPEG_2000, "pylibjpeg-openjpeg"),
-    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
+    **dict.fromkeys(_JPEG_LS, "pyjpegls"),
 }
 
 # Transfer syntax → the function of this module that calls the package. pyjpegls comes with a plugin in pydicom; that of
@@ -91,6 +92,14 @@ def decoders() -> tuple[str, ...]:
 def is_available(uid: UID) -> bool:
     """Whether the plugin decodes a syntax; asked by pydicom."""
     return uid in DECODER_DEPENDENCIES
+
+
+def ended(frame: bytes, syntax: str) -> bytes:
+    """A compressed frame that certainly ends with a marker, where its decoder needs one.
+
+    In JPEG-LS that breaks off without one, CharLS counts to 2**31 before it gives up. One more changes nothing.
+    """
+    return frame + b"\xff\xd9" if syntax in _JPEG_LS else frame
 
 
 def decode_jpeg(source: bytes, runner: DecodeRunner) -> bytes:

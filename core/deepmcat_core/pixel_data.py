@@ -120,7 +120,7 @@ def _decoded(encoded: bytes, dataset: Dataset, syntax: UID, index: int) -> Store
     alone = dataset.group_dataset(0x0028)
     alone.file_meta = dataset.file_meta
     alone.NumberOfFrames = 1
-    alone.add_new("PixelData", "OB", encapsulate([encoded], has_bot=False))
+    alone.add_new("PixelData", "OB", encapsulate([codecs.ended(encoded, syntax)], has_bot=False))
     shift = _unused_high_bits(dataset, syntax)
     values, properties = get_decoder(syntax).as_array(
         alone, index=0, decoding_plugin=codecs.plugin(syntax), **_options(shift)
