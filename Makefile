@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-protobuf7 conformance lint format protos contract bench bench-quality bench-scale wheel clean
+.PHONY: help setup demo test test-slow test-protobuf7 conformance fuzz lint format protos contract bench bench-quality bench-scale wheel clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ test-protobuf7: .venv-protobuf7/.setup ## Check that the generated code and the 
 
 conformance: setup ## Compare what comes of every file of the DICOM corpora with the golden table; ARGS=--update: record it
 	$(PY) -m tests.conformance $(ARGS)
+
+fuzz: setup ## Look for bytes that break a promise of decoding, two minutes long; ARGS="--seconds 600": ten
+	$(PY) -m pip install --quiet -c constraints/cpu.txt --group fuzz || echo 'without atheris, half of it runs' >&2
+	$(PY) -m tests.fuzz $(ARGS)
 
 lint: setup ## Check style, types, imports, the wire contract, and that generated code is fresh
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,52 @@
+"""Promises about generated files, whole and damaged, and about every file that fuzzing has found."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from .objects import SYNTAXES
+from .promises import REASONS
+from .specimens import ORIGINALS, broken, whole
+
+REGRESSIONS = Path(__file__).parent / "regressions"
+FOUND = list(csv.DictReader((REGRESSIONS / "regressions.csv").read_text().splitlines()))
+
+
+def test_every_kind_of_file_is_an_image(inspector):
+    """Before anything is damaged there is nothing to complain of: every syntax, every kind of pixels, every format."""
+    outcomes = {specimen.kind: inspector.check(specimen.build()) for specimen in whole()}
+
+    assert {kind: outcome for kind, outcome in outcomes.items() if outcome} == {}
+    assert all(any(kind.startswith(f"{syntax.keyword}, ") for kind in ORIGINALS) for syntax in SYNTAXES)
+
+
+def test_no_damage_breaks_a_promise(inspector):
+    """Every kind of damage is answered with an image or one of our errors, and both occur."""
+    outcomes = Counter(inspector.check(specimen.build()) for specimen in broken())
+
+    assert outcomes[""] > 20
+    assert outcomes["CORRUPT_IMAGE"] > 50
+    assert set(outcomes) <= {"", *REASONS}
+
+
+@pytest.mark.parametrize("row", FOUND, ids=[row["file"] for row in FOUND])
+def test_what_fuzzing_found_stays_mended(row, inspector):
+    """Each file that once broke a promise gets the answer that it deserves."""
+    assert inspector.check((REGRESSIONS / row["file"]).read_bytes()) == row["reason"]
+
+
+def test_every_regression_is_listed():
+    """No file lies about without saying what it is for, and none is large."""
+    files = {path.name: path.stat().st_size for path in REGRESSIONS.iterdir() if path.suffix != ".csv"}
+
+    assert set(files) == {row["file"] for row in FOUND}
+    assert max(files.values()) < 4096
+
+
+def test_the_corpus_is_the_same_every_time():
+    """A file that somebody describes by kind, seed and damage is the file that somebody else gets."""
+    assert [specimen.build() for specimen in broken()] == [specimen.build() for specimen in broken()]
