@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-protobuf7 conformance fuzz lint format protos contract bench bench-quality bench-scale wheel clean
+.PHONY: help setup demo test test-slow test-protobuf7 conformance fuzz lint format docs protos contract bench bench-quality bench-scale wheel clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ lint: setup ## Check style, types, imports, the wire contract, and that generate
 format: setup ## Format the code and mend what can be mended
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+docs: setup ## Write the tables of docs/conformance.md again
+	$(PY) docs/tables.py
 
 protos: setup ## Generate the Python code of the wire contract again
 	$(PY) protos/generate.py

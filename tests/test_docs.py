@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -254,6 +255,19 @@ def test_the_parts_of_a_dataset_are_the_code_s() -> None:
     assert [row[0] for row in table("docs/training.md", "part")] == [
         dataset.IMAGES, dataset.MANIFEST, dataset.LABELS, dataset.SOURCES, dataset.REPORT, dataset.KEY, dataset.INFO,
     ]  # fmt: skip
+
+
+def test_the_conformance_statement_s_tables_are_fresh() -> None:
+    """docs/conformance.md has the tables that `make docs` would write now, each of them once."""
+    specification = importlib.util.spec_from_file_location("docs_tables", ROOT / "docs" / "tables.py")
+    assert specification
+    assert specification.loader
+    tables = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(tables)
+    document = TEXTS["docs/conformance.md"]
+
+    assert sorted(re.findall(r"<!-- table: ([a-z-]+) -->", document)) == sorted(tables.TABLES)
+    assert tables.written(document) == document
 
 
 def test_no_document_waits_to_be_filled_in() -> None:
