@@ -31,6 +31,17 @@ def test_differences_name_file_column_before_and_after():
     assert golden.differences(before, before) == []
 
 
+def test_an_image_that_becomes_none_is_said_to_be_so_and_no_more():
+    """That it has no decoder, frames and pixels any more goes without saying."""
+    before, after = {"a": row(decoder="pydicom", frames="1")}, {"a": refused(CorruptImage("it broke"))}
+
+    assert [str(difference) for difference in golden.differences(before, after)] == [
+        "a: status: image → refused",
+        "a: reason: (nothing) → CORRUPT_IMAGE",
+        "a: message: (nothing) → it broke",
+    ]
+
+
 @pytest.mark.parametrize(("level", "found"), [("82", 0), ("7e", 0), ("83", 1), ("7d", 1)])
 def test_lossy_pixels_may_be_off_by_two_wherever_they_are(level, found):
     """There are no bins, so no value is at the edge of one."""

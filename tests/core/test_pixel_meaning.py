@@ -96,7 +96,7 @@ def test_a_supplemental_palette_colours_what_lies_in_its_range(make_dicom, grey_
 
 
 def test_a_palette_of_an_image_that_is_presented_in_grey_is_not_used(make_dicom, grey_of):
-    """Pixel Presentation says whether it is (PS3.3 C.8.16.2.1.2)."""
+    """Pixel Presentation says whether it is (PS3.3 C.8.16.2.1.1)."""
     data = make_dicom(STEPS, PixelPresentation="MONOCHROME", **palette([0, 65535], 300))
 
     np.testing.assert_allclose(grey_of(data), QUARTERS, atol=1e-6)
