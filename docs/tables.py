@@ -7,7 +7,9 @@ python docs/tables.py --check    exit 1 where what is committed differs from wha
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
+import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,9 +19,12 @@ from types import ModuleType
 
 import imagecodecs
 import numpy as np
+from pydicom import dcmwrite
 from pydicom import uid as uids
 from pydicom.charset import python_encoding
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 from pydicom.uid import UID_dictionary
 
@@ -33,12 +38,11 @@ from deepmcat_core import (
     header,
     lookup_table,
     pixel_data,
-    shrinking,
     sop_classes,
 )
-from deepmcat_core.codestream import read_codestream
 from deepmcat_core.errors import ImageError
 from deepmcat_core.frame import ImageFlag, Limits
+from deepmcat_core.planes import ReadOptions, read_planes
 
 DOCUMENT = Path(__file__).parent / "conformance.md"
 CONTRACT = Path(__file__).parents[1] / "protos/deepmcat/v1/categorization.proto"
@@ -56,6 +60,17 @@ UNNAMED = (
     (TEXT, "SpecificCharacterSet"),
     (CLASS, "MediaStorageSOPClassUID"),
 )
+# What makes a frame of some transfer syntaxes, to see how it is decoded; of the others all is decoded.
+_ENCODERS: dict[str, Callable[..., bytes]] = {
+    **dict.fromkeys((uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit), imagecodecs.jpeg8_encode),
+    **dict.fromkeys(
+        (uids.JPEG2000, uids.JPEG2000Lossless), functools.partial(imagecodecs.jpeg2k_encode, codecformat="j2k")
+    ),
+    **dict.fromkeys((uids.HTJ2K, uids.HTJ2KLossless, uids.HTJ2KLosslessRPCL), imagecodecs.htj2k_encode),
+    **dict.fromkeys((uids.JPEGLSLossless, uids.JPEGLSNearLossless), imagecodecs.jpegls_encode),
+    **dict.fromkeys((uids.JPEGLossless, uids.JPEGLosslessSV1), imagecodecs.ljpeg_encode),
+}
+
 NO_ATTRIBUTES = frozenset({"Plane"})  # what we call something else is the keyword of an attribute, too
 
 Rows = Iterable[Sequence[str]]
@@ -194,18 +209,27 @@ def _syntax(uid: str) -> tuple[str, str, str, str]:
 
 
 def _shrinks(syntax: str) -> bool:
-    """Whether a small frame in a transfer syntax can be decoded at half of its sides: it is tried."""
-    pixels = np.arange(4096, dtype=np.uint8).reshape(64, 64)
-    if syntax in (uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit):
-        frame = imagecodecs.jpeg8_encode(pixels)
-    elif syntax in (uids.JPEG2000, uids.JPEG2000Lossless):
-        frame = imagecodecs.jpeg2k_encode(pixels, codecformat="j2k")
-    elif syntax in (uids.HTJ2K, uids.HTJ2KLossless, uids.HTJ2KLosslessRPCL):
-        frame = imagecodecs.htj2k_encode(pixels)
-    else:
+    """Whether a large image in a transfer syntax is decoded at a part of its size: it is tried."""
+    encode = _ENCODERS.get(syntax)
+    if encode is None:
         return False
-    codestream = read_codestream(frame)
-    return codestream is not None and shrinking.shrunk(frame, codestream, 1, is_rgb=False) is not None
+    pixels = np.add.outer(np.arange(1024), np.arange(1024)).astype(np.uint8)
+    planes = read_planes(_dicom(pixels.shape, encode(pixels), syntax), ReadOptions())
+    return " at 1/" in planes.decoder
+
+
+def _dicom(shape: tuple[int, ...], frame: bytes, syntax: str) -> bytes:
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = uids.CTImageStorage, "1.2.826.0.1.3680043.8.498.1"
+    dataset.Rows, dataset.Columns = shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+    dataset.add_new("PixelData", "OB", encapsulate([frame]))
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = uids.UID(syntax)
+    file = io.BytesIO()
+    dcmwrite(file, dataset, enforce_file_format=True)
+    return file.getvalue()
 
 
 def _size(name: str, value: int) -> str:
