@@ -60,6 +60,8 @@ UNNAMED = (
     (TEXT, "SpecificCharacterSet"),
     (CLASS, "MediaStorageSOPClassUID"),
 )
+NO_ATTRIBUTES = frozenset({"Plane"})  # what we call something else is the keyword of an attribute, too
+
 # What makes a frame of some transfer syntaxes, to see how it is decoded; of the others all is decoded.
 _ENCODERS: dict[str, Callable[..., bytes]] = {
     **dict.fromkeys((uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit), imagecodecs.jpeg8_encode),
@@ -70,8 +72,6 @@ _ENCODERS: dict[str, Callable[..., bytes]] = {
     **dict.fromkeys((uids.JPEGLSLossless, uids.JPEGLSNearLossless), imagecodecs.jpegls_encode),
     **dict.fromkeys((uids.JPEGLossless, uids.JPEGLosslessSV1), imagecodecs.ljpeg_encode),
 }
-
-NO_ATTRIBUTES = frozenset({"Plane"})  # what we call something else is the keyword of an attribute, too
 
 Rows = Iterable[Sequence[str]]
 
