@@ -115,9 +115,16 @@ def _answer(read: Callable[[], str]) -> Answer:
 
 def _answered_in_memory_of(fill: int, read: Callable[[], str]) -> Answer:
     """The answer while fresh memory holds a certain byte: pixels that nobody has written would show it."""
+    _fill_memory(fill)
+    try:
+        return _answer(read)
+    finally:
+        _fill_memory(0)
+
+
+def _fill_memory(fill: int) -> None:
     with suppress(AttributeError, OSError):  # there is no mallopt but glibc's
         ctypes.CDLL(None).mallopt(_M_PERTURB, fill)
-    return _answer(read)
 
 
 def _check_image(image: Image, source: ImageSource, options: ReadOptions) -> str:

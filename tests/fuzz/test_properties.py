@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from deepmcat_core.decoding import decode
+from deepmcat_core.decoding import MAGIC, decode
 from deepmcat_core.errors import ImageError
 from deepmcat_core.frame import FramePolicy, Intensity
 
@@ -36,6 +37,13 @@ def test_no_lie_of_a_header_breaks_a_promise(made, inspector):
         return  # where only part of the size could be decoded
 
     assert image.frames[0].pixels.shape == shape
+
+
+@thorough
+@given(data=st.binary(max_size=2000), start=st.sampled_from([b"", bytes(128) + b"DICM", *MAGIC]))
+def test_no_bytes_break_a_promise(data, start, inspector):
+    """Whatever follows what a format is recognised by."""
+    inspector.check(start + data)
 
 
 @thorough
