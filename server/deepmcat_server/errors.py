@@ -4,11 +4,14 @@ DeepmcatError
 └── ServerError
     ├── InvalidRequest       a request that no server could answer; names the field
     ├── ArtifactNotFound     a pin to an artifact that is not loaded
+    ├── Unauthenticated      the caller does not show who it is, or what it shows does not hold
+    ├── PermissionDenied     the caller is known and may not do this
+    ├── QuotaExceeded        the caller has had its share: safe to retry, and it says when
     ├── ServerBusy           no room, or no time: safe to retry
     ├── DecoderUnavailable   the decoding workers are restarting: safe to retry
     └── ServerClosing        shutting down: safe to send elsewhere
 
-Codes and retries are in status.py. Messages never repeat what a caller sent, except numbers.
+Codes and retries are in status.py. Messages never repeat what a caller sent, except numbers, and never who it is.
 """
 
 from __future__ import annotations
@@ -17,7 +20,14 @@ from deepmcat_core.errors import DeepmcatError
 
 
 class ServerError(DeepmcatError):
-    """A call or an image that this server refuses, whatever the image shows."""
+    """A call or an image that this server refuses, whatever the image shows.
+
+    retry_s: after how long the same can be sent again, where this refusal knows; None: what the table says of its class.
+    """
+
+    def __init__(self, message: str, *, retry_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
 
 
 class InvalidRequest(ServerError):
@@ -34,6 +44,24 @@ class ArtifactNotFound(ServerError):
     """The artifact that a request pins is not loaded."""
 
     reason = "ARTIFACT_NOT_FOUND"
+
+
+class Unauthenticated(ServerError):
+    """The caller shows neither a certificate nor a token that says who it is."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(ServerError):
+    """The caller is known and lacks the scope of the method."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class QuotaExceeded(ServerError):
+    """The caller has had its share of images or bytes for now."""
+
+    reason = "QUOTA_EXCEEDED"
 
 
 class ServerBusy(ServerError):

@@ -5,6 +5,7 @@ What is not in the table is a bug of ours: INTERNAL, "internal error", and a tra
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import grpc
@@ -21,7 +22,17 @@ from deepmcat_core.errors import (
     NotAnImage,
     UnsupportedImage,
 )
-from deepmcat_server.errors import ArtifactNotFound, DecoderUnavailable, InvalidRequest, ServerBusy, ServerClosing
+from deepmcat_server.errors import (
+    ArtifactNotFound,
+    DecoderUnavailable,
+    InvalidRequest,
+    PermissionDenied,
+    QuotaExceeded,
+    ServerBusy,
+    ServerClosing,
+    ServerError,
+    Unauthenticated,
+)
 
 DOMAIN = "deepmcat.dev"
 INTERNAL_REASON = "INTERNAL"
@@ -46,6 +57,9 @@ TABLE: dict[type[DeepmcatError], Outcome] = {
     InferenceError: Outcome(code=grpc.StatusCode.INTERNAL),
     InvalidRequest: Outcome(code=grpc.StatusCode.INVALID_ARGUMENT),
     ArtifactNotFound: Outcome(code=grpc.StatusCode.NOT_FOUND),
+    Unauthenticated: Outcome(code=grpc.StatusCode.UNAUTHENTICATED),
+    PermissionDenied: Outcome(code=grpc.StatusCode.PERMISSION_DENIED),
+    QuotaExceeded: Outcome(code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_s=1.0),
     ServerBusy: Outcome(code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_s=0.5),
     DecoderUnavailable: Outcome(code=grpc.StatusCode.UNAVAILABLE, retry_s=1.0),
     ServerClosing: Outcome(code=grpc.StatusCode.UNAVAILABLE, retry_s=0.0),
@@ -75,9 +89,9 @@ def to_status(error: BaseException) -> Status:
     outcome = known or INTERNAL
     status = Status(code=outcome.code.value[0], message=str(error) if known else "internal error")
     status.details.add().Pack(ErrorInfo(reason=reason_of(error), domain=DOMAIN))
-    if outcome.retry_s is not None:
+    if (wait_s := retry_s(error)) is not None:
         delay = Duration()
-        delay.FromMilliseconds(_milliseconds(outcome.retry_s))
+        delay.FromMilliseconds(_milliseconds(wait_s))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
     if isinstance(error, InvalidRequest):
         violation = BadRequest.FieldViolation(field=error.field, description=str(error))
@@ -88,11 +102,18 @@ def to_status(error: BaseException) -> Status:
 def trailers(error: BaseException, status: Status) -> tuple[tuple[str, str | bytes], ...]:
     """The trailing metadata of a call that ends with `error`. Only fullness pushes back; a closing server redirects."""
     details = (DETAILS_TRAILER, status.SerializeToString())
-    outcome = outcome_of(error)
-    if outcome is None or outcome.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or outcome.retry_s is None:
+    outcome, wait_s = outcome_of(error), retry_s(error)
+    if outcome is None or outcome.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or wait_s is None:
         return (details,)
-    return (details, (PUSHBACK_TRAILER, str(_milliseconds(outcome.retry_s))))
+    return (details, (PUSHBACK_TRAILER, str(_milliseconds(wait_s))))
+
+
+def retry_s(error: BaseException) -> float | None:
+    """After how long the same may be sent again: what the error itself knows, else its class; None: never."""
+    if isinstance(error, ServerError) and error.retry_s is not None:
+        return error.retry_s
+    return (outcome_of(error) or INTERNAL).retry_s
 
 
 def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
+    return math.ceil(seconds * 1000)  # never before there is room

@@ -62,10 +62,21 @@ def test_details_say_what_to_do():
     assert bad.field_violations[0].field == "image.raw.rows"
 
 
+def test_an_error_that_knows_when_says_when():
+    """The delay of a refusal that was computed goes before that of its class, in both places, rounded up."""
+    error = server.QuotaExceeded("enough", retry_s=2.3401)
+    retry = RetryInfo()
+    assert to_status(error).details[1].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() == 2341
+    assert dict(trailers(error, to_status(error)))[PUSHBACK_TRAILER] == "2341"
+
+
 def test_only_a_full_server_pushes_back():
     """The pushback trailer is for fullness: a closing server wants its callers elsewhere, at once."""
     for error, expected in [
         (server.ServerBusy("full"), True),
+        (server.QuotaExceeded("enough"), True),
+        (server.Unauthenticated("who"), False),
         (server.ServerClosing("closing"), False),
         (core.CorruptImage("cut off"), False),
     ]:
