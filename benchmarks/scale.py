@@ -136,7 +136,7 @@ def estimate(cell: Cell, flops: float) -> float:
         "kmeans faiss": pair * k * (min(n, 256 * k) * ITERATIONS + n),
         "kmeans minibatch": pair * k * (3 * n + 40 * k + n),
         "neighbours": pair * graph,
-        "merge": 100 * k * k,
+        "merge": 5 * 2 * k**3 + 100 * k * k,  # powers of the walk, then the tree
         "encode": 3e9 * n,
         "prepare": 1e9 * n,
     }[cell.task]
@@ -161,7 +161,17 @@ def _say_estimate(cells: Sequence[Cell], console: Console) -> None:
 def print_report(rows: Sequence[dict[str, Any]], measured_on: dict[str, Any], console: Console) -> None:
     """A row per measurement, peers beside ours."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("task", "rows", "clusters", "seconds", "peak MB", "distance", "rare groups kept", "recall"):
+    for heading in (
+        "task",
+        "rows",
+        "clusters",
+        "seconds",
+        "peak MB",
+        "distance",
+        "rare groups kept",
+        "recall",
+        "links s",
+    ):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for row in sorted(rows, key=lambda row: (row["n"], list(scale_tasks.TASKS).index(row["task"]), row["k"])):
         clusters = f"{row['k']:,}" if row["task"].startswith(("kmeans", "merge")) else ""
@@ -169,6 +179,7 @@ def print_report(rows: Sequence[dict[str, Any]], measured_on: dict[str, Any], co
         table.add_row(
             row["task"], f"{row['n']:,}", clusters, f"{row['seconds']:,.1f}", f"{row['peak_bytes'] / 2**20:,.0f}",
             f"{row['distance']:.4f}" if "distance" in row else "", kept, f"{row.get('recall', '')}",
+            f"{row['links_s']:.1f}" if "links_s" in row else "",
         )  # fmt: skip
     console.print(table)
     console.print(

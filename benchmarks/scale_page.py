@@ -40,15 +40,16 @@ def _measured(report: dict[str, Any], gpu: Path | None) -> str:
 def _cells(rows: Rows) -> str:
     """Every measurement."""
     lines = [
-        "| task | rows | clusters | seconds | peak memory | distance | rare groups kept | recall |",
-        "|---" * 8 + "|",
+        "| task | rows | clusters | seconds | peak memory | distance | rare groups kept | recall | links, seconds |",
+        "|---" * 9 + "|",
     ]
     for row in sorted(rows, key=lambda row: (row["task"], row["n"], row["k"])):
         clusters = f"{row['k']:,}" if row["task"].startswith(("kmeans", "merge")) else ""
         peak = f"{row['peak_bytes'] / 2**20:,.0f} MB"
         lines.append(
             f"| {row['task']} | {row['n']:,} | {clusters} | {row['seconds']:,.1f} | {peak} "
-            f"| {row.get('distance', '')} | {row.get('rare_kept', '')} | {row.get('recall', '')} |"
+            f"| {row.get('distance', '')} | {row.get('rare_kept', '')} | {row.get('recall', '')} "
+            f"| {row.get('links_s', '')} |"
         )
     return "\n".join(lines)
 
@@ -61,7 +62,8 @@ def _targets(rows: Rows, dim: int, gpu: Path | None) -> str:
         "principal components": [_straight(_of(rows, "pca"), n) for n in TARGETS],
         "k-means": [_straight(_of(rows, "kmeans", above=MOST_ROWS), n) for n in TARGETS],
         "neighbours": [_power(_of(rows, "neighbours", above=EXACT_UP_TO), n) for n in TARGETS],
-        "merge": [_largest(_of(rows, "merge")) for _ in TARGETS],
+        "links, of each view": [_power(_of(rows, "neighbours", above=EXACT_UP_TO), n, "links_s") for n in TARGETS],
+        "walk and merge": [_largest(_of(rows, "merge")) for _ in TARGETS],
     }
     lines = [f"| on this machine | {' | '.join(f'{n:,} images' for n in TARGETS)} |", "|---" * 4 + "|"]
     lines += [f"| {step} | {' | '.join(_hours(s) for s in seconds)} |" for step, seconds in steps.items()]
@@ -93,11 +95,11 @@ def _straight(found: Rows, n: int) -> float | None:
     return s2 + (s2 - s1) / (n2 - n1) * (n - n2)
 
 
-def _power(found: Rows, n: int) -> float | None:
+def _power(found: Rows, n: int, measure: str = "seconds") -> float | None:
     """Along the power of N through the two largest sizes."""
     if len(found) < 2:
         return None
-    (n1, s1), (n2, s2) = ((row["n"], row["seconds"]) for row in found[-2:])
+    (n1, s1), (n2, s2) = ((row["n"], row[measure]) for row in found[-2:])
     return s2 * (n / n2) ** (math.log(s2 / s1) / math.log(n2 / n1))
 
 
