@@ -43,13 +43,13 @@ from deepmcat_core.codestream import Codestream, read_codestream
 
 NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 
-_JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
+JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 _JPEG_LS = (JPEGLSLossless, JPEGLSNearLossless)
 _JPEG_2000 = (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)
 
 # Transfer syntax → the package that decodes it, which is also the name of the pydicom plugin.
 _PACKAGES: dict[str, str] = {
-    **dict.fromkeys((*_JPEG, RLELossless), "imagecodecs"),
+    **dict.fromkeys((*JPEG, RLELossless), "imagecodecs"),
     **dict.fromkeys(_JPEG_2000, "pylibjpeg-openjpeg"),
     **dict.fromkeys(_JPEG_LS, "pyjpegls"),
 }
@@ -57,7 +57,7 @@ _PACKAGES: dict[str, str] = {
 # Transfer syntax → the function of this module that calls the package. pyjpegls comes with a plugin in pydicom; that of
 # OpenJPEG wants a framework that adds nothing here.
 _FUNCTIONS: dict[str, str] = {
-    **dict.fromkeys(_JPEG, "decode_jpeg"),
+    **dict.fromkeys(JPEG, "decode_jpeg"),
     **dict.fromkeys(_JPEG_2000, "decode_jpeg_2000"),
     RLELossless: "decode_rle",
 }
@@ -121,7 +121,7 @@ def photometric(syntax: str, stated: str, codestream: Codestream | None) -> str:
     """What decoded samples mean: as the header says, but for colours of which syntax or codestream know better."""
     if syntax in _JPEG_2000 and stated in ("YBR_ICT", "YBR_RCT"):
         return "RGB"  # a decoder undoes the codestream's own transform
-    if syntax in _JPEG and codestream and codestream.components == 3 and codestream.is_rgb is not None:
+    if syntax in JPEG and codestream and codestream.components == 3 and codestream.is_rgb is not None:
         return "RGB" if codestream.is_rgb else "YBR_FULL"
     return stated
 

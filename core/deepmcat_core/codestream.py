@@ -18,7 +18,8 @@ _RGB_IDS = (b"RGB", b"rgb")
 class Codestream:
     """bits: of a sample. halvings: how often a decoder can halve the sides without decoding all of it.
 
-    is_rgb: what an encoder's mark says of three components, RGB or YCbCr; None where it says nothing.
+    is_wavelet: JPEG 2000 or HTJ2K. is_rgb: what an encoder's mark says of three components, RGB or YCbCr; None where
+    it says nothing.
     """
 
     rows: int
@@ -27,6 +28,7 @@ class Codestream:
     bits: int = 0
     signed: bool = False
     halvings: int = 0
+    is_wavelet: bool = False
     is_rgb: bool | None = None
 
     @property
@@ -55,6 +57,7 @@ def _from_siz(frame: bytes, start: int) -> Codestream | None:
         components=components,
         bits=(siz[38] & 0x7F) + 1,
         signed=bool(siz[38] & 0x80),
+        is_wavelet=True,
     )
     # Its levels can be used where pixels are counted from 0 and all components are alike (A.5.1).
     alike = frame[start + 42 : start + 42 + 3 * components] == bytes([siz[38], 1, 1]) * components

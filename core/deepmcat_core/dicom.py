@@ -39,13 +39,13 @@ def decode_dicom(
     layout = pixel_layout(file.dataset, limits)
     indices = frames.indices(layout.frames)
 
-    def halvings(frame: int) -> int:
+    def pixels_each(frame: int) -> float:
         if side is None or not is_linear(file.dataset, frame, intensity):
-            return 0
-        return shrinking.halvings(layout.rows, layout.columns, pixel_aspect(file.dataset, frame), side)
+            return 1.0
+        return shrinking.pixels_each(layout.rows, layout.columns, pixel_aspect(file.dataset, frame), side)
 
     decoded, decoders = [], set()
-    for stored in stored_frames(file.dataset, file.transfer_syntax, layout, indices, limits, halvings):
+    for stored in stored_frames(file.dataset, file.transfer_syntax, layout, indices, limits, pixels_each):
         decoded.append(_frame(file, stored, intensity))
         decoders.add(stored.decoder)
     return Image(

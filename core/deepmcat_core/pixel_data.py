@@ -89,11 +89,11 @@ def stored_frames(
     layout: PixelLayout,
     indices: Sequence[int],
     limits: Limits,
-    halvings: Callable[[int], int] = lambda index: 0,
+    pixels_each: Callable[[int], float] = lambda index: 1.0,
 ) -> Iterator[StoredFrame]:
     """Decode the frames of `indices`, one at a time. Raises ImageError, and may raise what pydicom raises.
 
-    halvings: how often the sides of a frame may be halved; most codecs cannot, and give all of it.
+    pixels_each: how many pixels of a frame, a side, become one. Where they are many, some codecs leave most out.
     """
     limits.check_frames(len(indices))
     limits.check_decoded_bytes(layout.frame_bytes * len(indices))
@@ -104,7 +104,7 @@ def stored_frames(
     encoded = {index: frames[index] for index in indices}
     codestreams = {index: _checked(frame, syntax, layout) for index, frame in encoded.items()}
     for index, frame in encoded.items():
-        shrunk = _shrunk(frame, codestreams[index], dataset, syntax, index, halvings(index))
+        shrunk = _shrunk(frame, codestreams[index], dataset, syntax, index, pixels_each(index))
         yield shrunk or _decoded(frame, dataset, syntax, index)
 
 
@@ -145,21 +145,20 @@ def _stored(
 
 
 def _shrunk(
-    encoded: bytes, codestream: Codestream | None, dataset: Dataset, syntax: UID, index: int, times: int
+    encoded: bytes, codestream: Codestream | None, dataset: Dataset, syntax: UID, index: int, pixels_each: float
 ) -> StoredFrame | None:
-    """A frame with its sides halved so many times or less; None where all of it has to be decoded."""
+    """A frame at a part of its size; None where all of it has to be decoded."""
     signed, bits = (number(dataset, keyword) for keyword in ("PixelRepresentation", "BitsStored"))
     photometric = codecs.photometric(syntax, text(dataset, "PhotometricInterpretation"), codestream)
     if (
-        not times
-        or codestream is None
+        codestream is None
         or photometric not in _PHOTOMETRIC_SHRUNK
         or codestream.signed != bool(signed)  # then its values are other ones (see pydicom's sign correction)
-        or codestream.bits > (bits or 0)
+        or (syntax in codecs.JPEG and codestream.bits > (bits or 0))  # then some of its bits are not used
     ):
         return None
     try:
-        found = shrinking.shrunk(encoded, codestream, times, is_rgb=photometric == "RGB")
+        found = shrinking.shrunk(encoded, codestream, pixels_each, is_rgb=photometric == "RGB")
     except (
         OSError,
         ValueError,

@@ -51,7 +51,7 @@ def decode_plane_format(
 def _halvings(data: bytes, side: int) -> int:
     """How often the sides of a JPEG may be halved in decoding."""
     stated = read_codestream(data)
-    return min(stated.halvings, shrinking.halvings(stated.rows, stated.columns, 1, side)) if stated else 0
+    return shrinking.halvings(stated, shrinking.pixels_each(stated.rows, stated.columns, 1, side)) if stated else 0
 
 
 def _shrink(image: PillowImage.Image, times: int) -> Box | None:

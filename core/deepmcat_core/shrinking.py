@@ -2,7 +2,7 @@
 
 The encoder takes some 128 to 256 pixels a side, and an X-ray has 2,000 and more. JPEG 2000 stores an image as a small
 one and what to add to double it, again and again; JPEG stores blocks of 8 by 8 as their mean and what varies in them.
-Pillow (OpenJPEG, libjpeg-turbo) stops at a half, a quarter, an eighth. What remains has at least MARGIN pixels for each
+Pillow (OpenJPEG, libjpeg-turbo) stops at a half, a quarter, an eighth. What remains has at least some pixels for each
 that is wanted, so that the resampling that follows decides what the picture looks like, and not the codec's own filter.
 
 Only where grey is a straight line over stored values: means of palette indices or of padding are nothing.
@@ -24,7 +24,9 @@ from PIL import ImageFile
 from deepmcat_core.codestream import Codestream
 from deepmcat_core.frame import Box
 
-MARGIN = 2  # pixels that remain for each that is wanted, a side
+# Pixels that remain for each that is wanted, a side. Every halving makes JPEG 2000 four times as fast, and JPEG, which
+# has to read all of its code, hardly.
+MARGIN_JPEG_2000, MARGIN_JPEG = 2, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +38,16 @@ class Shrunk:
     decoder: str
 
 
-def halvings(rows: int, columns: int, pixel_aspect: float, side: int) -> int:
-    """How often the sides may be halved on the way to a square of `side`, with MARGIN pixels left for each of it."""
+def pixels_each(rows: int, columns: int, pixel_aspect: float, side: int) -> float:
+    """How many pixels there are for each of a square of `side`, in the direction that has fewer."""
     tallest = max(rows * pixel_aspect, columns)  # in units of a pixel's width
-    pixels_each = tallest / side * min(1, 1 / pixel_aspect)  # in the direction that has fewer
-    return max(0, math.floor(math.log2(pixels_each / MARGIN)))
+    return tallest / side * min(1, 1 / pixel_aspect)
+
+
+def halvings(codestream: Codestream, pixels_each: float) -> int:
+    """How often the sides are halved: as often as codec and margin allow."""
+    margin = MARGIN_JPEG_2000 if codestream.is_wavelet else MARGIN_JPEG
+    return min(codestream.halvings, max(0, math.floor(math.log2(pixels_each / margin))))
 
 
 def decoder(times: int) -> str:
@@ -48,17 +55,15 @@ def decoder(times: int) -> str:
     return f"pillow {PIL.__version__}" + (f" at 1/{2**times}" if times else "")
 
 
-def shrunk(frame: bytes, codestream: Codestream, times: int, *, is_rgb: bool) -> Shrunk | None:
-    """A frame with its sides halved so many times, or as often as its codec can; None where that is not at all.
+def shrunk(frame: bytes, codestream: Codestream, pixels_each: float, *, is_rgb: bool) -> Shrunk | None:
+    """A frame at a part of its size; None where that part is all of it.
 
     is_rgb: what three components are, RGB or luminance and chroma. May raise what Pillow raises.
     """
-    times = min(times, codestream.halvings)
+    times = halvings(codestream, pixels_each)
     if times < 1 or codestream.bits > 16 or (codestream.components == 3 and codestream.bits != 8):
         return None
-    if frame.startswith(b"\xff\xd8"):
-        return _jpeg(frame, codestream, times, is_rgb=is_rgb)
-    return _jpeg_2000(frame, codestream, times, is_rgb=is_rgb)
+    return (_jpeg_2000 if codestream.is_wavelet else _jpeg)(frame, codestream, times, is_rgb=is_rgb)
 
 
 def _jpeg(frame: bytes, codestream: Codestream, times: int, *, is_rgb: bool) -> Shrunk:
