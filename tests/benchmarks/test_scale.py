@@ -28,7 +28,8 @@ def test_slopes_are_followed_and_nothing_else_is_said():
     rows = [
         row("pca", 10**5, 10), row("pca", 10**6, 60), row("pca", 10**7, 600),
         row("kmeans", 10**5, 999), row("kmeans", 10**6, 120),
-        row("neighbours", 10**5, 1), row("neighbours", 3 * 10**5, 60), row("neighbours", 12 * 10**5, 480),
+        row("neighbours", 10**5, 1) | {"links_s": 1}, row("neighbours", 3 * 10**5, 60) | {"links_s": 6},
+        row("neighbours", 12 * 10**5, 480) | {"links_s": 24},
         row("encode", 1000, 3.6),
         row("merge", 16_384, 30, k=16_384),
     ]  # fmt: skip
@@ -36,8 +37,9 @@ def test_slopes_are_followed_and_nothing_else_is_said():
     assert line(text, "principal components") == ["1.0 min", "10.0 min", "1.7 h"]
     assert line(text, "k-means") == ["not measured"] * 3  # one size above what trains gives no slope
     assert line(text, "neighbours") == ["6.1 min", "3.2 h", "101.4 h"]  # 60 s · (N / 3 · 10⁵)^1.5
+    assert line(text, "links, of each view") == ["0.3 min", "3.3 min", "33.3 min"]
     assert line(text, "encode") == ["1.0 h", "10.0 h", "100.0 h"]
-    assert line(text, "merge") == ["0.5 min"] * 3
+    assert line(text, "walk and merge") == ["0.5 min"] * 3
     assert line(text, "machines that prepare and encode in a day") == ["not measured"] * 3
     assert line(text, "prepared images, 128 px") == ["16.4 GB", "163.8 GB", "1.6 TB"]
 
