@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deepmcat_client.requests import Options, RawPlane, Source
     from deepmcat_client.results import ArtifactInfo, Assignment, Catalog, Categorization, Category
     from deepmcat_client.retry import RetryPolicy
+    from deepmcat_client.security import Tls, TokenFile
 
 __all__ = [
     "ArtifactInfo",
@@ -36,6 +37,8 @@ __all__ = [
     "RawPlane",
     "RetryPolicy",
     "Source",
+    "Tls",
+    "TokenFile",
 ]
 
 _MODULES = {
@@ -45,6 +48,7 @@ _MODULES = {
     "requests": ("Options", "RawPlane", "Source"),
     "results": ("ArtifactInfo", "Assignment", "Catalog", "Categorization", "Category"),
     "retry": ("RetryPolicy",),
+    "security": ("Tls", "TokenFile"),
 }
 
 

@@ -6,45 +6,66 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
-import grpc
-
-from deepmcat_client.async_client import IN_FLIGHT, MAX_IMAGE_BYTES, TIMEOUT_S, AsyncClient
+from deepmcat_client.async_client import (
+    IMAGES_PER_CALL,
+    IN_FLIGHT,
+    KEEPALIVE_S,
+    MAX_IMAGE_BYTES,
+    TIMEOUT_S,
+    AsyncClient,
+)
 from deepmcat_client.errors import ClientError
 from deepmcat_client.loop_thread import LoopThread
 from deepmcat_client.requests import Options, Source
 from deepmcat_client.results import ArtifactInfo, Catalog, Categorization
 from deepmcat_client.retry import RetryPolicy
+from deepmcat_client.security import Tls, Token
 
 Key = TypeVar("Key")
 
 
 class Client:
-    """Talks to one server; open it with `with`. Arguments, methods and errors are AsyncClient's. Thread-safe."""
+    """Talks to one server, or to several; open it with `with`. Arguments and errors are AsyncClient's. Thread-safe."""
 
     def __init__(
         self,
-        address: str,
+        target: str,
         *,
+        tls: Tls | None = None,
+        token: Token | None = None,
         timeout_s: float | None = TIMEOUT_S,
-        credentials: grpc.ChannelCredentials | None = None,
         retry: RetryPolicy | None = None,
         in_flight: int = IN_FLIGHT,
         max_image_bytes: int = MAX_IMAGE_BYTES,
+        channels: int = 1,
+        streams: int | None = None,
+        images_per_call: int = IMAGES_PER_CALL,
+        keepalive_s: float = KEEPALIVE_S,
     ) -> None:
         self._client = AsyncClient(
-            address,
+            target,
+            tls=tls,
+            token=token,
             timeout_s=timeout_s,
-            credentials=credentials,
             retry=retry,
             in_flight=in_flight,
             max_image_bytes=max_image_bytes,
+            channels=channels,
+            streams=streams,
+            images_per_call=images_per_call,
+            keepalive_s=keepalive_s,
         )
         self._thread: LoopThread | None = None
 
     def __enter__(self) -> Client:
         """Open the channel; the connection is made by the first call."""
-        self._thread = LoopThread.acquire()
-        self._thread.run(self._client.__aenter__())
+        thread = LoopThread.acquire()
+        try:
+            thread.run(self._client.__aenter__())
+        except BaseException:
+            thread.release()
+            raise
+        self._thread = thread
         return self
 
     def __exit__(
@@ -52,8 +73,10 @@ class Client:
     ) -> None:
         """Close the channel; calls under way are cancelled."""
         thread, self._thread = self._open_thread(), None
-        thread.run(self._client.__aexit__(kind, error, traceback))
-        thread.release()
+        try:
+            thread.run(self._client.__aexit__(kind, error, traceback))
+        finally:
+            thread.release()
 
     def categorize(self, image: Source, options: Options | None = None) -> Categorization:
         """The answer for one image."""

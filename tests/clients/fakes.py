@@ -20,7 +20,7 @@ from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
 from deepmcat_client import AsyncClient, RetryPolicy
 
 ARTIFACT_ID = "a" * 64
-QUICK = RetryPolicy(attempts=3, first_s=0.001, most_s=0.002)
+QUICK = RetryPolicy(attempts=3, first_s=0.001, most_s=0.002, budget=1000)
 CODES = {
     "NOT_AN_IMAGE": grpc.StatusCode.INVALID_ARGUMENT,
     "CORRUPT_IMAGE": grpc.StatusCode.INVALID_ARGUMENT,
@@ -229,7 +229,7 @@ def serving_in_thread(servicer: FakeServicer) -> Iterator[str]:
 
 async def collect(servicer: FakeServicer, items: Any, **client: Any) -> list[tuple[Any, Any]]:
     """All answers to `items`."""
-    async with serving(servicer) as address, AsyncClient(address, retry=QUICK, **client) as opened:
+    async with serving(servicer) as address, AsyncClient(address, **({"retry": QUICK} | client)) as opened:
         return [pair async for pair in opened.categorize_stream(items)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -142,7 +143,7 @@ async def test_a_busy_item_is_sent_again_and_keeps_its_place() -> None:
 
 
 async def test_an_item_that_stays_busy_has_that_for_its_answer() -> None:
-    """After the last try SERVER_BUSY is the image's answer and the stream goes on."""
+    """After the last try, and the time of a restart, SERVER_BUSY is the image's answer and the stream goes on."""
 
     async def always_busy(
         servicer: FakeServicer, call: int, images: AsyncIterator[Received], context: Any
@@ -150,7 +151,8 @@ async def test_an_item_that_stays_busy_has_that_for_its_answer() -> None:
         async for received in images:
             yield respond(received, status("SERVER_BUSY", retry_s=0.001) if received.image == b"no" else None)
 
-    answers = await collect(FakeServicer(stream=always_busy), [(1, b"no"), (2, b"yes")])
+    retry = dataclasses.replace(QUICK, restart_s=0.1)
+    answers = await collect(FakeServicer(stream=always_busy), [(1, b"no"), (2, b"yes")], retry=retry)
 
     assert [ServerBusy, Categorization] == [type(answer) for _, answer in answers]
 
@@ -171,7 +173,9 @@ async def test_answers_out_of_order_are_an_error() -> None:
 
 async def test_a_silent_server_is_given_up() -> None:
     """A call on which nothing moves any more counts as gone, so that a power cut at the server is no hang."""
-    from deepmcat_client.stream import ImageStream, StreamSettings
+    from deepmcat_client.call import StreamSettings
+    from deepmcat_client.retry import RetryBudget
+    from deepmcat_client.stream import ImageStream
 
     async def silent(
         servicer: FakeServicer, call: int, images: AsyncIterator[Received], context: Any
@@ -182,9 +186,17 @@ async def test_a_silent_server_is_given_up() -> None:
 
     async with serving(FakeServicer(stream=silent)) as address, AsyncClient(address) as client:
         settings = StreamSettings(
-            address=address, options=pb.CategorizeOptions(), retry=QUICK, in_flight=2, max_image_bytes=9, stall_s=0.05
+            options=pb.CategorizeOptions(),
+            retry=QUICK,
+            lanes=1,
+            in_flight=2,
+            max_image_bytes=9,
+            images_per_call=9,
+            call_s=60,
+            stall_s=0.05,
         )
-        stream: ImageStream[int] = ImageStream(client._open_stub().CategorizeStream, settings)
+        budget = RetryBudget(100, 1, asyncio.get_running_loop().time)
+        stream: ImageStream[int] = ImageStream(client._opened(), budget, settings)
         with pytest.raises(Unavailable, match="silent"):
             async for _ in stream.answers([(1, b"x")]):
                 pass
