@@ -41,6 +41,8 @@ def main() -> int:
         print(guided.summary())
         kept = [_keep(data, inspector, options.out / "found") for data in [*unguided.findings, *suspects]]
     found = sorted({line for line in kept if line})
+    if guided.failures:
+        found.append(f"FAILED: atheris ended early {guided.failures} times; {options.out}/atheris.log says why")
     print("\n".join(["", *found]) if found else "nothing found")
     return 1 if found else 0
 

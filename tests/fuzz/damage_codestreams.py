@@ -201,7 +201,7 @@ def in_file_format(data: bytes, rng: Random) -> bytes:
 
 def _in_fragment(data: bytes, rng: Random, change: Callable[[bytes], bytes]) -> bytes:
     """A fragment changed, its length kept right; a file that has none, such as a JPEG, changed as a whole."""
-    found = [element for element in fragments(data)[1:] if element.length > 4]
+    found = [element for element in fragments(data)[1:] if element.end(len(data)) > element.value + 4]
     if not found:
         return change(data) if data.startswith(b"\xff\xd8") else data
     element = rng.choice(found)

@@ -20,7 +20,10 @@ _MAX_STARTS = 20
 
 
 class GuidedRun:
-    """A context manager: the process runs within. Where atheris is not installed, nothing does."""
+    """A context manager: the process runs within. Where atheris is not installed, nothing does.
+
+    failures: how often the process ended early and left no file that would explain it; its log does.
+    """
 
     def __init__(self, folder: Path, seconds: int, seed: int) -> None:
         self._folder = folder
@@ -28,7 +31,9 @@ class GuidedRun:
         self._seed = seed
         self._log = folder / "atheris.log"
         self._starts = 0
+        self.failures = 0
         self._installed = importlib.util.find_spec("atheris") is not None
+        self._crashes: set[Path] = set()
         self._thread = threading.Thread(target=self._keep_running)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -70,6 +75,12 @@ class GuidedRun:
             f"features {first[3]} to {last[3]}, files kept {first[4]} to {last[4]}"
         )
 
+    def _new_crashes(self) -> set[Path]:
+        """What libFuzzer has left of crashes and time-outs since it was last asked."""
+        left = {path for kind in ("crash", "timeout", "oom") for path in (self._folder / "findings").glob(f"{kind}-*")}
+        new, self._crashes = left - self._crashes, left
+        return new
+
     def _keep_running(self) -> None:
         while (left := int(self._deadline - time.monotonic())) > 0 and self._starts < _MAX_STARTS:
             self._starts += 1
@@ -88,6 +99,7 @@ class GuidedRun:
                 try:
                     if self._process.wait(left + _GRACE_S) == 0:
                         return
+                    self.failures += not any(self._new_crashes())
                 except subprocess.TimeoutExpired:
                     self._process.kill()
                     self._process.wait()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from . import damage
+from .elements import elements
 from .objects import SYNTAXES
 from .promises import REASONS
 from .specimens import ORIGINALS, broken, whole
@@ -45,6 +48,16 @@ def test_every_regression_is_listed():
 
     assert set(files) == {row["file"] for row in FOUND}
     assert max(files.values()) < 4096
+
+
+@pytest.mark.parametrize("kind", ["JPEGBaseline8Bit, frames", "RLELossless, RGB"])
+def test_what_ends_anywhere_can_be_damaged(kind):
+    """Also within a header, or right after one: fuzzing must not end over its own tools."""
+    file = ORIGINALS[kind](0)
+    ends = {element.value + more for element in elements(file)[-6:] for more in (-6, 0, 1, 5)}
+
+    for end, name, seed in itertools.product(ends, damage.ALL, range(2)):
+        assert isinstance(damage.damaged(file[:end], [(name, seed)]), bytes)
 
 
 def test_the_corpus_is_the_same_every_time():
