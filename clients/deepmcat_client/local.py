@@ -66,6 +66,10 @@ class LocalCategorizer:
         """Free the engine's device."""
         self._categorizer.engine.close()
 
+    def get_artifact(self) -> ArtifactInfo:
+        """The artifact that answers."""
+        return ArtifactInfo(artifact=_artifact(self._categorizer.artifact), serving=None)
+
     def categorize_stream(
         self, items: Iterable[tuple[Key, Source]], options: Options | None = None
     ) -> Iterator[tuple[Key, Categorization | ClientError]]:

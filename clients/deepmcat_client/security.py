@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import grpc
+from typing import TYPE_CHECKING
 
 from deepmcat_client.errors import InvalidRequest, Unauthenticated
 from deepmcat_client.targets import is_local
+
+if TYPE_CHECKING:
+    import grpc
 
 Token = str | Callable[[], str]
 """A bearer token, or what gives the one in force; that is asked for each call, on a thread."""
@@ -35,6 +37,8 @@ class Tls:
 
     def credentials(self) -> grpc.ChannelCredentials:
         """For a channel. Raises InvalidRequest for a file that cannot be read."""
+        import grpc  # not needed to say how to reach a server, which `deepmcat doctor` does where it is missing
+
         return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.cert))
 
 

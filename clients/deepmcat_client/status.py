@@ -91,9 +91,26 @@ def _pushback_s(value: str | bytes | None) -> float | None:
     return milliseconds / 1000 if milliseconds >= 0 else float("inf")
 
 
+# What gRPC says where no connection comes about, in the words of the libraries below it, and what it means.
+_NO_CONNECTION = {
+    "CERTIFICATE_VERIFY_FAILED": "the certificate of {address} is not one that this client trusts (--tls-ca)",
+    "Hostname Verification Check failed": "the certificate of {address} is for another name (--tls-server-name)",
+    "WRONG_VERSION_NUMBER": "what answers at {address} does not speak TLS",
+    "DNS resolution failed": "the name in {address} is not known here",
+    "Connection refused": "no DeepMCAT server answers at {address}; is it running there?",
+    "Socket closed": "the connection to {address} was closed",
+    "Connection reset": "the connection to {address} was closed",
+    "GOAWAY": "the server at {address} is closing",
+    "ping timeout": "the connection to {address} has died",
+}
+
+
 def _message(error: grpc.aio.AioRpcError, address: str) -> str:
     if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return f"no DeepMCAT server answers at {address}; is it running there?"
+        details = error.details() or ""
+        known = (sentence for sign, sentence in _NO_CONNECTION.items() if sign in details)
+        sentence = next(known, "no DeepMCAT server answers at {address}; is it running there?").format(address=address)
+        return f"{sentence} `deepmcat doctor --server {address}` looks why"
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return f"what answers at {address} does not serve deepmcat.v1"
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -13,6 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from deepmcat_client.client import Client
+from deepmcat_client.commands.connecting import (
+    CaOption,
+    CertOption,
+    KeyOption,
+    Reach,
+    ServerNameOption,
+    ServerOption,
+    TlsOption,
+    TokenOption,
+    reach,
+)
 from deepmcat_client.commands.tables import category_table, output
 from deepmcat_client.errors import InvalidRequest
 from deepmcat_client.local import read_artifact
@@ -23,13 +34,20 @@ def command(
     artifact: Annotated[
         Path | None, typer.Argument(metavar="[ARTIFACT]", help="An artifact on disk.", show_default=False)
     ] = None,
-    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="A server: what it serves, and its limits.")] = "",
+    server: ServerOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
+    tls_server_name: ServerNameOption = "",
+    token_file: TokenOption = None,
 ) -> None:
     """Show an artifact: what made it, how it takes images, what its verdicts are worth, its limits and categories."""
     if bool(server) == (artifact is not None):
         raise InvalidRequest("give either an ARTIFACT or --server HOST:PORT")
-    info, catalog = read_artifact(artifact) if artifact is not None else _ask(server)
+    secured = reach(tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, server_name=tls_server_name, token_file=token_file)
+    info, catalog = read_artifact(artifact) if artifact is not None else _ask(server, secured)
     if as_json:
         print(json.dumps({**asdict(info), "catalog": asdict(catalog)}, ensure_ascii=False))  # noqa: T201 - the answer
     else:
@@ -48,8 +66,8 @@ def show(console: Console, info: ArtifactInfo, catalog: Catalog) -> None:
     console.print(category_table(catalog))
 
 
-def _ask(server: str) -> tuple[ArtifactInfo, Catalog]:
-    with Client(server) as client:
+def _ask(server: str, secured: Reach) -> tuple[ArtifactInfo, Catalog]:
+    with Client(server, tls=secured.tls, token=secured.token) as client:
         return client.get_artifact(), client.list_categories()
 
 

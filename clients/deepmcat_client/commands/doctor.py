@@ -9,15 +9,26 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from deepmcat_client.checks import Check, Status
+from deepmcat_client.commands.connecting import (
+    CaOption,
+    CertOption,
+    KeyOption,
+    ServerNameOption,
+    ServerOption,
+    TlsOption,
+    TokenOption,
+    reach,
+)
 from deepmcat_client.commands.tables import output
+from deepmcat_client.reachability import look
 
 FAILED = 2
 
@@ -30,29 +41,27 @@ Distributions = Mapping[str, str]
 """Installed distributions: normalised name → version."""
 
 
-class Status(StrEnum):
-    """How a check went. An absent part that nobody asked for is a note, not a failure."""
-
-    OK = "ok"
-    NOTE = "note"
-    WARN = "warn"
-    FAIL = "FAIL"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One line of the screen."""
-
-    name: str
-    status: Status
-    detail: str
-
-
 def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for a bug report.")] = False,
+    server: ServerOption = "",
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
+    tls_server_name: ServerNameOption = "",
+    token_file: TokenOption = None,
 ) -> None:
-    """Show versions, devices, engines and decoders, and which extras are complete. Exit code 2 on a broken install."""
-    checks = examine(installed())
+    """Show versions, devices, engines and decoders, and which extras are complete. Exit code 2 on a broken install.
+
+    With --server: whether this machine can reach that server, and if not, why.
+    """
+    if server:
+        secured = reach(
+            tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, server_name=tls_server_name, token_file=token_file
+        )
+        checks = list(look(server, secured.tls, secured.token))
+    else:
+        checks = examine(installed())
     if as_json:
         print(json.dumps({"checks": [asdict(check) for check in checks]}))  # noqa: T201 - the answer itself
     else:
