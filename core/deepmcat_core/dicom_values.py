@@ -14,6 +14,8 @@ from deepmcat_core.translation import translated
 
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     """The finite numbers of an element; () where it is absent, empty, or holds anything else."""
+    if keyword not in dataset:  # as most are
+        return ()
     with suppress(ImageError), translated():
         value = dataset.get(keyword)
         if value is None or value == "":
@@ -39,6 +41,8 @@ def in_sign(value: float, *, signed: bool, bits: int = 16) -> float:
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """The values of an element as text, stripped; () where there are none."""
+    if keyword not in dataset:
+        return ()
     with suppress(ImageError), translated():
         value = dataset.get(keyword)
         if value is None:
@@ -55,6 +59,8 @@ def text(dataset: Dataset, keyword: str) -> str:
 
 def item(dataset: Dataset, keyword: str) -> Dataset | None:
     """The first item of a sequence; None where it is absent, empty or not a sequence."""
+    if keyword not in dataset:
+        return None
     with suppress(ImageError), translated():
         sequence = dataset.get(keyword)
         first = sequence[0] if sequence else None
