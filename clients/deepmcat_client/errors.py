@@ -11,6 +11,7 @@ ClientError
 ├── RequestError            the caller has to change something
 │   ├── InvalidRequest
 │   ├── ArtifactNotFound    a pinned artifact that the server has not loaded
+│   ├── ArtifactRefused     an artifact with which the server does not do what an administrator wants
 │   ├── Unauthenticated
 │   ├── PermissionDenied
 │   └── MissingExtra        a package that this install lacks
@@ -100,6 +101,12 @@ class ArtifactNotFound(RequestError):
     """The server has not loaded the artifact asked for."""
 
     reason = "ARTIFACT_NOT_FOUND"
+
+
+class ArtifactRefused(RequestError):
+    """The server does not do with an artifact what an administrator wants: it is damaged, in use, or too large."""
+
+    reason = "ARTIFACT_REFUSED"
 
 
 class Unauthenticated(RequestError):

@@ -37,7 +37,7 @@ from deepmcat_core.centroids import Centroids
 from deepmcat_core.durable import sync_directory, write_synced
 from deepmcat_core.errors import ArtifactDamaged, ArtifactFormat, ArtifactMissing, ArtifactSelfTest, ConfigError
 from deepmcat_core.manifest import Manifest
-from deepmcat_core.packed import Unpacked, pack
+from deepmcat_core.packed import Unpacked, member, pack
 from deepmcat_core.tree import MergeTree
 
 SELF_TEST_COSINE = 0.9999
@@ -175,6 +175,14 @@ class Artifact:
             if not fits:
                 raise ArtifactDamaged(f"{name} does not fit the manifest (K = {m.k}, D = {m.dim})")
         Centroids(self.centroids)  # finite and of unit length
+
+
+def identify(path: Path) -> str:
+    """The id that an artifact states, read from its manifest alone and nothing verified. Raises ArtifactError."""
+    try:
+        return _digest(member(path, MANIFEST) if path.is_file() else (path / MANIFEST).read_bytes())
+    except OSError as error:
+        raise ArtifactMissing(f"there is no artifact at {path}") from error
 
 
 def write(target: Path, draft: Draft) -> str:

@@ -40,6 +40,16 @@ class Unpacked:
             shutil.copyfileobj(content, file)
 
 
+def member(path: Path, name: str) -> bytes:
+    """The content of one file of a packed artifact. Raises ArtifactFormat where there is none."""
+    try:
+        with tarfile.open(path, mode="r:") as tar:
+            content = tar.extractfile(name)
+            return content.read() if content is not None else b""
+    except (tarfile.TarError, ValueError, KeyError) as error:
+        raise ArtifactFormat(f"{path} is neither an artifact directory nor a packed artifact") from error
+
+
 def pack(folder: Path, target: Path) -> None:
     """Write `folder` as a tar with sorted names and no times or owners, so that equal content gives an equal file."""
     temporary = target.with_name(f".{target.name}.partial")

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,20 +35,24 @@ from deepmcat_core.codecs import decoders
 from deepmcat_core.decode_death import Cause
 from deepmcat_core.decode_limits import unenforced
 from deepmcat_core.decode_pool import DecodePool
+from deepmcat_core.engine import open_engine as _open_engine
 from deepmcat_core.errors import ConfigError
 from deepmcat_server import ready_files
 from deepmcat_server.admin import Admin
 from deepmcat_server.admission import Admission
+from deepmcat_server.artifact_watch import ArtifactWatch
 from deepmcat_server.batcher import Batcher
-from deepmcat_server.catalog_watch import CatalogWatch
 from deepmcat_server.config import Address, Settings, parse_address
 from deepmcat_server.decoding import Decoder, Pool
 from deepmcat_server.gate import MAX_PROBES, Gate
 from deepmcat_server.health import Health
 from deepmcat_server.interceptors import Observing, Translating
+from deepmcat_server.lines import DEFAULT, Line, Lines
 from deepmcat_server.metrics import Metrics
-from deepmcat_server.pipeline import Pipeline, bucket_sizes, logged_embed
+from deepmcat_server.opening import Opened, OpenEngine, open_newest
+from deepmcat_server.pipeline import Pipeline, batches_beside, bucket_sizes, logged_embed
 from deepmcat_server.reading import Reading
+from deepmcat_server.rollout import Rollout
 from deepmcat_server.servicer import CategorizationServicer
 from deepmcat_server.streams import Closing
 
@@ -65,59 +69,119 @@ class Running:
     admin: Address
     batcher: Batcher
     admission: Admission
+    lines: Lines
+    rollout: Rollout
     registry: CollectorRegistry
 
 
-async def serve(settings: Settings, categorizer: Categorizer, ready_file: Path | None = None) -> None:
+async def serve(settings: Settings, opened: Opened, ready_file: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT; a second one exits at once."""
     if ready_file is not None:
         ready_files.clear(ready_file)
     with _stopped_by_signals() as stop:
-        async with run_server(settings, categorizer) as server:
-            _announce(server, categorizer, ready_file)
+        async with run_server(settings, opened.categorizer, first=opened) as server:
+            _announce(server, ready_file)
             await stop.wait()
     logs.event(LOG, logging.INFO, "stopped")
 
 
 @asynccontextmanager
 async def run_server(
-    settings: Settings, categorizer: Categorizer, *, open_pool: Callable[[int], Pool] | None = None
+    settings: Settings,
+    categorizer: Categorizer,
+    *,
+    first: Opened | None = None,
+    open_pool: Callable[[int], Pool] | None = None,
+    open_engine: OpenEngine | None = None,
 ) -> AsyncIterator[Running]:
-    """Everything between a loaded artifact and a server that is SERVING; leaving it drains. Raises ConfigError.
+    """Everything between a loaded artifact, which it takes over, and a server that is SERVING; leaving it drains.
 
-    open_pool: a decoding pool of so many workers; None: a DecodePool.
+    first: where the artifact came from, and others will; None: it stays. open_pool: a decoding pool of so many
+    workers; None: a DecodePool. open_engine: for other artifacts; None: as the settings say.
+    Raises ConfigError, ArtifactError.
     """
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     open_pool = open_pool or partial(_open_pool, settings, metrics)
-    metrics.artifact(categorizer.artifact.artifact_id)
     admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_pending_bytes)
     closing = Closing()
+    open_engine = open_engine or partial(_open_engine, device=settings.device)
+    others = await _open_others(settings, open_engine)
+    opened = {DEFAULT: first, **others} if first else others
 
     with Admin(parse_address(settings.admin), registry) as admin:
         async with (
             Decoder(open_pool(settings.workers)) as decoder,
-            Batcher(logged_embed(categorizer.engine), max_batch=settings.max_batch, on_batch=metrics.batch) as batcher,
-            Pipeline(categorizer=categorizer, decoder=decoder, batcher=batcher, metrics=metrics) as pipeline,
-            CatalogWatch(categorizer, poll_s=settings.catalog_poll_s),
+            Lines(keep=settings.keep_artifacts) as lines,
+            Rollout(
+                lines,
+                {name: of.path for name, of in opened.items()},
+                new_line=partial(_new_line, settings, decoder, metrics),
+                warm_batches=partial(batches_beside, max_batch=settings.max_batch),
+                open_engine=open_engine,
+                limits=settings.limits,
+                max_bytes=settings.max_artifact_bytes,
+                metrics=metrics,
+            ) as rollout,
         ):
-            metrics.queue_depth.set_function(lambda: batcher.depth)
+            metrics.queue_depth.set_function(lambda: sum(line.batcher.depth for line in lines))
+            metrics.artifacts_loaded.set_function(lambda: len(lines))
             await asyncio.gather(
                 decoder.warm(settings.workers),
-                batcher.call(categorizer.engine.warm, bucket_sizes(settings.max_batch)),
+                _begin(rollout, categorizer, opened, bucket_sizes(settings.max_batch)),
             )
             servicer = CategorizationServicer(
                 settings=settings,
-                pipeline=pipeline,
+                lines=lines,
                 admission=admission,
                 metrics=metrics,
                 closing=closing,
                 decoders=decoders(),
             )
-            async with _grpc_server(settings, servicer, metrics, admin, closing) as listen:
+            async with (
+                _grpc_server(settings, servicer, metrics, admin, closing) as listen,
+                ArtifactWatch(
+                    rollout.paths,
+                    {name: of.found for name, of in opened.items()},
+                    rollout.follow,
+                    poll_s=settings.artifact_poll_s,
+                ),
+            ):
                 yield Running(
-                    listen=listen, admin=admin.address, batcher=batcher, admission=admission, registry=registry
+                    listen=listen,
+                    admin=admin.address,
+                    batcher=lines.find().batcher,
+                    admission=admission,
+                    lines=lines,
+                    rollout=rollout,
+                    registry=registry,
                 )
+
+
+async def _open_others(settings: Settings, open_engine: OpenEngine) -> dict[str, Opened]:
+    """The artifacts with names of their own. Raises ArtifactError, ConfigError."""
+    return {
+        name: await asyncio.to_thread(open_newest, path, open_engine, settings.limits)
+        for name, path in settings.artifacts.items()
+    }
+
+
+async def _begin(
+    rollout: Rollout, categorizer: Categorizer, opened: Mapping[str, Opened], batches: Sequence[int]
+) -> None:
+    """Put the first artifact of each name in force, `categorizer` as the default."""
+    sizes = {name: of.found.size_bytes for name, of in opened.items()}
+    for name, each in {DEFAULT: categorizer, **{name: of.categorizer for name, of in opened.items()}}.items():
+        await rollout.begin(name, each, sizes.get(name, 0), batches)
+
+
+def _new_line(
+    settings: Settings, decoder: Decoder, metrics: Metrics, categorizer: Categorizer, size_bytes: int
+) -> Line:
+    """All that answers for an artifact."""
+    batcher = Batcher(logged_embed(categorizer.engine), max_batch=settings.max_batch, on_batch=metrics.batch)
+    pipeline = Pipeline(categorizer=categorizer, decoder=decoder, batcher=batcher, metrics=metrics)
+    return Line(pipeline, batcher, catalog_poll_s=settings.catalog_poll_s, size_bytes=size_bytes)
 
 
 def _open_pool(settings: Settings, metrics: Metrics, workers: int) -> DecodePool:
@@ -221,8 +285,9 @@ def _stopped_by_signals() -> Iterator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
-def _announce(server: Running, categorizer: Categorizer, ready_file: Path | None) -> None:
+def _announce(server: Running, ready_file: Path | None) -> None:
     """Say where, in the log and in the ready file."""
+    categorizer = server.lines.find().categorizer
     for name, address in (("listening", server.listen), ("admin listening", server.admin)):
         logs.event(LOG, logging.INFO, name, address=str(address))
     logs.event(

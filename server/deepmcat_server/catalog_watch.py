@@ -9,7 +9,7 @@ from typing import Self
 
 from deepmcat_core import catalog as catalogs
 from deepmcat_core import logs
-from deepmcat_core.artifact import CATALOG
+from deepmcat_core.artifact import CATALOG, identify
 from deepmcat_core.categorizer import Categorizer
 from deepmcat_core.errors import ArtifactDamaged
 
@@ -19,13 +19,13 @@ LOG = logs.logger("server.catalog")
 class CatalogWatch:
     """Looks for a newer catalog file every `poll_s` seconds while in context.
 
-    One that cannot be used leaves the old in force, and is tried again at each look: it may be on its way still.
+    One that cannot be used leaves the old in force, and is tried again at each look: it may be on its way still. Where
+    another artifact has taken the folder, its catalog is none of ours.
     """
 
     def __init__(self, categorizer: Categorizer, *, poll_s: float) -> None:
         self._categorizer = categorizer
         self._poll_s = poll_s
-        self._used = catalogs.file_name(categorizer.catalog.version)
         self._refused: str | None = None  # the file that has had its line in the log
 
     async def __aenter__(self) -> Self:
@@ -50,7 +50,7 @@ class CatalogWatch:
         newest = ""
         try:
             newest = self._newest()
-            if newest > self._used:
+            if newest > catalogs.file_name(self._categorizer.catalog.version):
                 self._use_newest()
         except Exception:  # noqa: BLE001  # whatever lies in the folder, the watch goes on and the old names stay
             if newest != self._refused:
@@ -60,11 +60,15 @@ class CatalogWatch:
 
     def _use_newest(self) -> None:
         artifact = self._categorizer.artifact
+        if identify(artifact.folder) != artifact.artifact_id:
+            return
         catalog = artifact.reload_catalog()
         if catalog.k != artifact.manifest.k:
             raise ArtifactDamaged("the catalog is another artifact's")
+        if identify(artifact.folder) != artifact.artifact_id or self._categorizer.artifact is not artifact:
+            return  # taken while it was read
         self._categorizer.use_catalog(catalog)
-        self._used, self._refused = catalogs.file_name(catalog.version), None
+        self._refused = None
         logs.event(LOG, logging.INFO, "catalog in force", catalog_version=catalog.version)
 
     def _newest(self) -> str:

@@ -62,6 +62,7 @@ def _checked(text: str) -> str:
 
 AddressText = Annotated[str, AfterValidator(_checked)]
 Seconds = Annotated[float, Field(ge=0, le=3600)]
+ArtifactName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]  # no id: those have 64 digits
 
 
 class Settings(BaseSettings):
@@ -99,6 +100,11 @@ class Settings(BaseSettings):
     grace_s: Seconds = 30.0  # then, for what is still open
     catalog_poll_s: float = Field(default=2.0, gt=0, le=3600)
 
+    artifacts: dict[ArtifactName, Path] = {}  # beside the default one, by name
+    artifact_poll_s: Seconds = 2.0  # 0: what lies at the paths is not looked at again
+    keep_artifacts: int = Field(default=1, ge=0, le=64)  # of those in force before, by name, for rollback
+    max_artifact_bytes: int = Field(default=8192 * MIB, ge=MIB)  # of all that are loaded
+
     @property
     def limits(self) -> Limits:
         """The core's limits."""
@@ -127,6 +133,17 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Values only: `load` reads the environment and puts it in its place, above the file."""
         return (init_settings,)
+
+
+def parse_artifacts(texts: Sequence[str]) -> dict[str, str]:
+    """`["ct=/artifacts/ct"]` by name. Raises ConfigError."""
+    artifacts: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not path or name in artifacts:
+            raise ConfigError(f"--artifact takes NAME=PATH, each name once, not {text!r}")
+        artifacts[name] = path
+    return artifacts
 
 
 def load(*, flags: Mapping[str, Any] | None = None, sets: Sequence[str] = (), file: Path | None = None) -> Settings:

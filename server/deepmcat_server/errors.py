@@ -3,7 +3,8 @@
 DeepmcatError
 └── ServerError
     ├── InvalidRequest       a request that no server could answer; names the field
-    ├── ArtifactNotFound     a pin to an artifact that is not loaded
+    ├── ArtifactNotFound     a pin to an artifact that is not loaded, or a name or version that there is none of
+    ├── ArtifactRefused      an administrator's wish that this artifact cannot have: damaged, in use, no room
     ├── Unauthenticated      the caller does not show who it is, or what it shows does not hold
     ├── PermissionDenied     the caller is known and may not do this
     ├── QuotaExceeded        the caller has had its share: safe to retry, and it says when
@@ -22,7 +23,7 @@ from deepmcat_core.errors import DeepmcatError
 class ServerError(DeepmcatError):
     """A call or an image that this server refuses, whatever the image shows.
 
-    retry_s: after how long the same can be sent again, where this refusal knows; None: what the table says of its class.
+    retry_s: after how long the same can be sent again, where this refusal knows; None: what the table says of it.
     """
 
     def __init__(self, message: str, *, retry_s: float | None = None) -> None:
@@ -41,7 +42,7 @@ class InvalidRequest(ServerError):
 
 
 class ArtifactNotFound(ServerError):
-    """The artifact that a request pins is not loaded."""
+    """The artifact that a request names is not loaded, or there is none."""
 
     reason = "ARTIFACT_NOT_FOUND"
 
@@ -62,6 +63,12 @@ class QuotaExceeded(ServerError):
     """The caller has had its share of images or bytes for now."""
 
     reason = "QUOTA_EXCEEDED"
+
+
+class ArtifactRefused(ServerError):
+    """What an administrator wants cannot be done with this artifact."""
+
+    reason = "ARTIFACT_REFUSED"
 
 
 class ServerBusy(ServerError):

@@ -6,9 +6,9 @@ Never a label: a UID, a file name, the name of a category, a header value, an it
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -18,10 +18,12 @@ from deepmcat_server.batcher import BatchReport
 from deepmcat_server.status import REASONS, reason_of
 
 Stage = Literal["receive", "decode", "queue", "encode", "assign"]
+LoadResult = Literal["ok", "missing", "format", "damaged", "self_test", "changing", "no_room", "failed"]
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DISTANCES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)
+LOAD_RESULTS: tuple[LoadResult, ...] = get_args(LoadResult)
 RESULTS = frozenset({"ok", "cancelled", *(reason.lower() for reason in REASONS)})
 
 MAX_CATEGORIES = 1000
@@ -73,8 +75,21 @@ class Metrics:
             "deepmcat_preamble_executables", "DICOM files with a program in their preamble.", registry=registry
         )
         self._artifact = Gauge(
-            "deepmcat_artifact_info", "1 for the artifact in force.", ["artifact_id"], registry=registry
+            "deepmcat_artifact_info", "1 for an artifact in force.", ["artifact_id"], registry=registry
         )
+        self._generation = Gauge(
+            "deepmcat_artifact_generation",
+            "How many artifacts have been in force under a name since the start.",
+            ["artifact_name"],
+            registry=registry,
+        )
+        self._loads = Counter("deepmcat_artifact_loads", "Artifacts loaded or refused.", ["result"], registry=registry)
+        for load_result in LOAD_RESULTS:
+            self._loads.labels(load_result)
+        self._load_seconds = Gauge(
+            "deepmcat_artifact_load_seconds", "How long loading the last artifact took.", registry=registry
+        )
+        self.artifacts_loaded = Gauge("deepmcat_artifacts_loaded", "Artifacts in memory.", registry=registry)
         self._categories: set[str] = set()
         self._artifacts: set[str] = set()
 
@@ -128,12 +143,20 @@ class Metrics:
         """A DICOM file came with a program in its preamble, whatever else it is."""
         self._preamble_executables.inc()
 
-    def artifact(self, artifact_id: str) -> None:
-        """Another artifact is in force. Those before it go to 0, as a gauge's label cannot be taken back everywhere."""
-        for old in self._artifacts:
-            self._artifact.labels(old).set(0)
-        self._artifacts.add(artifact_id)
-        self._artifact.labels(artifact_id).set(1)
+    def artifacts(self, in_force: Mapping[str, str]) -> None:
+        """These are in force from now on, by name. Others go to 0: a gauge's label cannot be taken back everywhere."""
+        self._artifacts |= set(in_force.values())
+        for artifact_id in self._artifacts:
+            self._artifact.labels(artifact_id).set(artifact_id in in_force.values())
+
+    def switched(self, name: str) -> None:
+        """Another artifact is in force under a name: from the configuration, so that the label has a bound."""
+        self._generation.labels(name).inc()
+
+    def loaded(self, result: LoadResult, duration_s: float) -> None:
+        """An artifact was loaded, or refused."""
+        self._loads.labels(result).inc()
+        self._load_seconds.set(duration_s)
 
     def _bounded(self, category_id: str) -> str:
         """Catalogs grow and ids are never reused, so the label has a bound of its own."""

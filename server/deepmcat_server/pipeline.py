@@ -94,3 +94,8 @@ def bucket_sizes(max_batch: int) -> tuple[int, ...]:
     would each time.
     """
     return (*(2**i for i in range((max_batch - 1).bit_length())), max_batch)
+
+
+def batches_beside(engine: Engine, max_batch: int) -> tuple[int, ...]:
+    """The batch sizes to warm up an engine with while another one answers: on a CPU, as little as brings it to life."""
+    return (1,) if engine.device == "cpu" else bucket_sizes(max_batch)

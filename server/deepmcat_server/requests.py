@@ -11,7 +11,7 @@ from typing import Literal
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat_core.errors import ImageTooLarge
 from deepmcat_core.frame import ImageSource, Limits, RawPlane
-from deepmcat_server.errors import ArtifactNotFound, InvalidRequest
+from deepmcat_server.errors import InvalidRequest
 
 MAX_ITEM_ID_BYTES = 64
 
@@ -35,7 +35,10 @@ class Announced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One image to answer. frames, top_k: 0 for the default. timeout_ms: 0 for the server's default."""
+    """One image to answer. frames, top_k: 0 for the default. timeout_ms: 0 for the server's default.
+
+    artifact: the id or name of the one that must answer; empty: the default.
+    """
 
     item_id: str
     content: ImageSource | Announced
@@ -43,6 +46,7 @@ class Item:
     top_k: int
     want_embedding: bool
     timeout_ms: int
+    artifact: str
 
     @property
     def size_bytes(self) -> int:
@@ -56,8 +60,8 @@ class Item:
                 return len(content)
 
 
-def read_item(request: pb.CategorizeRequest, *, limits: Limits, artifact_id: str) -> Item:
-    """The item of a request. Raises InvalidRequest, ArtifactNotFound, ImageTooLarge."""
+def read_item(request: pb.CategorizeRequest, *, limits: Limits) -> Item:
+    """The item of a request. Raises InvalidRequest, ImageTooLarge."""
     options = request.options
     length = len(request.item_id.encode())
     if length > MAX_ITEM_ID_BYTES:
@@ -66,7 +70,6 @@ def read_item(request: pb.CategorizeRequest, *, limits: Limits, artifact_id: str
         raise InvalidRequest(
             f"frames is {options.frames}; 0 (the artifact's policy) to {limits.max_frames} is allowed", "options.frames"
         )
-    check_pin(options.artifact_id, artifact_id)
     return Item(
         item_id=request.item_id,
         content=_content(request.image, limits),
@@ -74,13 +77,8 @@ def read_item(request: pb.CategorizeRequest, *, limits: Limits, artifact_id: str
         top_k=options.top_k,
         want_embedding=options.want_embedding,
         timeout_ms=options.timeout_ms,
+        artifact=options.artifact_id,
     )
-
-
-def check_pin(pin: str, artifact_id: str) -> None:
-    """Refuse a pin to another artifact than the one in force. Raises ArtifactNotFound."""
-    if pin and pin != artifact_id:
-        raise ArtifactNotFound(f"the artifact asked for is not loaded; the one in force is {artifact_id}")
 
 
 def _content(image: pb.Image, limits: Limits) -> ImageSource | Announced:

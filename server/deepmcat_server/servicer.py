@@ -21,9 +21,9 @@ from deepmcat_server.admission import Admission, Permit
 from deepmcat_server.config import Settings
 from deepmcat_server.errors import InvalidRequest, ServerBusy, ServerClosing
 from deepmcat_server.interceptors import CALL, LOG
+from deepmcat_server.lines import Lines
 from deepmcat_server.metrics import Metrics
-from deepmcat_server.pipeline import Pipeline
-from deepmcat_server.requests import MAX_ITEM_ID_BYTES, Announced, Item, check_pin, read_item
+from deepmcat_server.requests import MAX_ITEM_ID_BYTES, Announced, Item, read_item
 from deepmcat_server.status import outcome_of, to_status
 from deepmcat_server.streams import Closing, Inbox, answer_in_order
 from deepmcat_server.uploads import MAX_CHUNK_BYTES, StreamInbox, Upload, skip_chunks
@@ -40,25 +40,20 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
         self,
         *,
         settings: Settings,
-        pipeline: Pipeline,
+        lines: Lines,
         admission: Admission,
         metrics: Metrics,
         closing: Closing,
         decoders: Sequence[str],
     ) -> None:
         self.settings = settings
-        self.pipeline = pipeline
+        self.lines = lines
         self.admission = admission
         self.metrics = metrics
         # Announced images have room before they are there. Half of it at most, so that a slow line never has it all.
         self.uploads = Admission(max_images=settings.max_queue, max_bytes=settings.max_pending_bytes // 2)
         self._closing = closing
         self._decoders = tuple(decoders)
-
-    @property
-    def artifact_id(self) -> str:
-        """The artifact in force."""
-        return self.pipeline.categorizer.artifact.artifact_id
 
     async def Categorize(self, request: pb.CategorizeRequest, context: Context) -> pb.CategorizeResponse:  # noqa: N802
         """One image; refused at once where the server is full."""
@@ -84,8 +79,7 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
 
     async def GetArtifact(self, request: pb.GetArtifactRequest, context: Context) -> pb.GetArtifactResponse:  # noqa: N802
         """What is being served."""
-        check_pin(request.artifact_id, self.artifact_id)
-        categorizer = self.pipeline.categorizer
+        categorizer = self.lines.find(request.artifact_id).categorizer
         return pb.GetArtifactResponse(
             artifact=wire.artifact(categorizer.artifact, categorizer.catalog),
             limits=_limits(self.settings),
@@ -99,19 +93,22 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
         self, request: pb.ListCategoriesRequest, context: Context
     ) -> pb.ListCategoriesResponse:
         """The catalog in force."""
-        check_pin(request.artifact_id, self.artifact_id)
-        catalog = self.pipeline.categorizer.catalog
+        line = self.lines.find(request.artifact_id)
+        catalog = line.categorizer.catalog
         return pb.ListCategoriesResponse(
-            categories=wire.categories(catalog), artifact_id=self.artifact_id, catalog_version=catalog.version
+            categories=wire.categories(catalog), artifact_id=line.artifact_id, catalog_version=catalog.version
         )
 
     def read_item(self, request: pb.CategorizeRequest) -> Item:
         """The request, checked. Raises InvalidRequest, ArtifactNotFound, ImageTooLarge."""
-        return read_item(request, limits=self.pipeline.categorizer.limits, artifact_id=self.artifact_id)
+        item = read_item(request, limits=self.settings.limits)
+        self.lines.find(item.artifact)  # refused before it is admitted
+        return item
 
     async def answer(self, item: Item, source: ImageSource) -> pb.Categorization:
         """The answer for an admitted item."""
-        answer = await self.pipeline.categorize(source, frames=item.frames, top_k=item.top_k)
+        with self.lines.find(item.artifact).use() as line:  # whatever comes into force meanwhile
+            answer = await line.pipeline.categorize(source, frames=item.frames, top_k=item.top_k)
         return wire.categorization(answer, want_embedding=item.want_embedding)
 
 

@@ -24,6 +24,7 @@ from deepmcat_core.errors import (
 )
 from deepmcat_server.errors import (
     ArtifactNotFound,
+    ArtifactRefused,
     DecoderUnavailable,
     InvalidRequest,
     PermissionDenied,
@@ -60,6 +61,7 @@ TABLE: dict[type[DeepmcatError], Outcome] = {
     Unauthenticated: Outcome(code=grpc.StatusCode.UNAUTHENTICATED),
     PermissionDenied: Outcome(code=grpc.StatusCode.PERMISSION_DENIED),
     QuotaExceeded: Outcome(code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_s=1.0),
+    ArtifactRefused: Outcome(code=grpc.StatusCode.FAILED_PRECONDITION),
     ServerBusy: Outcome(code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_s=0.5),
     DecoderUnavailable: Outcome(code=grpc.StatusCode.UNAVAILABLE, retry_s=1.0),
     ServerClosing: Outcome(code=grpc.StatusCode.UNAVAILABLE, retry_s=0.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,12 @@ from deepmcat_core import logs
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="The artifact: a directory or a packed file.")],
+    artifact: Annotated[Path, typer.Argument(help="The artifact: a directory or a packed file; or a folder of them.")],
     listen: Annotated[str | None, typer.Option(help="HOST:PORT for gRPC; port 0 is any free one.")] = None,
     admin: Annotated[str | None, typer.Option(help="HOST:PORT for /livez, /readyz and /metrics.")] = None,
+    artifacts: Annotated[
+        list[str] | None, typer.Option("--artifact", metavar="NAME=PATH", help="Another one, by name; may be repeated.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow plaintext beyond this machine.")] = False,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
@@ -24,16 +28,19 @@ def command(
     ready_file: Annotated[Path | None, typer.Option(help="Write the actual addresses here once serving.")] = None,
 ) -> None:
     """Serve ARTIFACT over gRPC until SIGTERM. Every setting is also a DEEPMCAT_* variable."""
-    from deepmcat_core.categorizer import load
+    from deepmcat_core.engine import open_engine
     from deepmcat_server.app import serve
     from deepmcat_server.config import load as load_settings
+    from deepmcat_server.config import parse_artifacts
+    from deepmcat_server.opening import open_newest
 
-    flags = {"listen": listen, "admin": admin, "device": device, "insecure": insecure or None}
+    named = parse_artifacts(artifacts) if artifacts else None
+    flags = {"listen": listen, "admin": admin, "device": device, "insecure": insecure or None, "artifacts": named}
     settings = load_settings(flags=flags, sets=set_ or [], file=config)
     logs.configure(settings.log_level)
-    categorizer = load(artifact, device=settings.device, limits=settings.limits)
-    with closing(categorizer.engine), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(settings, categorizer, ready_file))
+    opened = open_newest(artifact, partial(open_engine, device=settings.device), settings.limits)
+    with closing(opened.categorizer.engine), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(settings, opened, ready_file))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
