@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.dataset import Dataset
 
 from deepmcat_core import artifact as artifacts
 from deepmcat_core.artifact import Artifact, Draft, SelfTest
@@ -137,3 +143,66 @@ def data_dir_fixture() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("DEEPMCAT_DATA does not name a folder of image sets (docs/data.md)")
     return Path(folder)
+
+
+class Canaries:
+    """Texts and UIDs that are in files and may be nowhere else; each is one of its kind."""
+
+    _TEXTS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
+    _TIMES: ClassVar = {"DA": "17771231", "TM": "235958.777", "DT": "17771231235958.777"}
+    _PATTERN = re.compile(r"Q\d{6}ZX|1\.3\.7531\.9\.\d+|17771231|235958\.777|7531\.9042")
+    # What decides how pixels are read, and has to be what it says for the image to be one.
+    _MEANT = frozenset(
+        {"SpecificCharacterSet", "SOPClassUID", "PhotometricInterpretation", "PresentationLUTShape", "VOILUTFunction"}
+    )
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+
+    def text(self) -> str:
+        """One more text, short enough for any element."""
+        return f"Q{next(self._numbers):06d}ZX"
+
+    def uid(self) -> str:
+        """One more UID."""
+        return f"1.3.7531.9.{next(self._numbers)}"
+
+    def found_in(self, said: str | bytes) -> set[str]:
+        """The canaries that got out. Bytes are looked through as text, in one byte a letter and in two."""
+        texts = (said,) if isinstance(said, str) else (said.decode("latin-1"), said.decode("utf-16", "replace"))
+        return {found for text in texts for found in self._PATTERN.findall(text)}
+
+    def fill(self, dataset: Dataset) -> None:
+        """Into every text, date and UID that the standard knows below the pixels, private elements and sequences."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a canary is no defined term
+            self._fill_flat(dataset)
+            item = Dataset()
+            self._fill_flat(item)
+            for sequence in ("RequestAttributesSequence", "SharedFunctionalGroupsSequence", "ReferencedImageSequence"):
+                outer = Dataset()
+                outer.PatientName = self.text()
+                outer.add_new(0x00400275, "SQ", [item])
+                setattr(dataset, sequence, [outer])
+            block = dataset.private_block(0x0011, self.text(), create=True)
+            block.add_new(0x01, "LO", self.text())
+            block.add_new(0x02, "UN", self.text().encode() + b" ")
+            block.add_new(0x03, "SQ", [item])
+
+    def _fill_flat(self, dataset: Dataset) -> None:
+        for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
+            if not 0x0008_0000 <= tag < 0x5000_0000 or keyword in self._MEANT or tag in dataset:
+                continue
+            if vr in self._TEXTS:
+                dataset.add_new(tag, vr, self.text())
+            elif vr == "UI":
+                dataset.add_new(tag, vr, self.uid())
+            elif vr in self._TIMES:
+                dataset.add_new(tag, vr, self._TIMES[vr])
+            elif vr == "DS" and tag >> 16 == 0x0010:  # other numbers are the pixels'
+                dataset.add_new(tag, vr, "7531.9042")
+
+
+@pytest.fixture(name="canaries", scope="session")
+def canaries_fixture() -> Canaries:
+    return Canaries()

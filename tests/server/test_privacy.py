@@ -7,15 +7,26 @@ import io
 import json
 import logging
 import urllib.request
+import warnings
 
 import grpc
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    BasicTextSRStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
 from deepmcat.v1 import categorization_pb2 as pb
+from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
 from deepmcat_core.logs import FIELDS, JsonFormatter
 
 CANARY = "CANARY-7F3A"
@@ -91,6 +102,126 @@ async def test_canaries_stay_out(serving, request_of, log):
         assert CANARY not in text
         assert "1.2.3.999" not in text
         assert "item-" not in text
+
+
+def canary_dicom(canaries) -> bytes:
+    """A DICOM file that has a canary wherever there is room for one."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationGroupLength = 0  # pydicom puts in what it is
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = canaries.uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationVersionName, meta.SourceApplicationEntityTitle = canaries.text(), canaries.text()
+    meta.PrivateInformationCreatorUID, meta.PrivateInformation = canaries.uid(), canaries.text().encode() + b" "
+    ds = FileDataset("unnamed", {}, file_meta=meta, preamble=canaries.text().encode().ljust(128, b"\0"))
+    ds.SOPClassUID = meta.MediaStorageSOPClassUID
+    ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = 32, 32, 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+    ds.PixelData = np.arange(32 * 32, dtype=np.uint16).astype(np.uint8).tobytes()
+    canaries.fill(ds)
+    return written(ds)
+
+
+def written(dataset: FileDataset) -> bytes:
+    """The file; values that are wrong on purpose are written as they are."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pydicom.dcmwrite(file, dataset)
+    return file.getvalue()
+
+
+def canary_files(canaries) -> dict[str, bytes]:
+    """Good and malformed files full of canaries, each going wrong in another place."""
+    good = canary_dicom(canaries)
+    middle, pixels = good.index(b"\x10\x00\x10\x00PN"), good.index(b"\xe0\x7f\x10\x00")
+    syntax = good.index(b"\x02\x00\x10\x00UI")
+    start = 132 + 12 + int.from_bytes(good[140:144], "little")  # of the data set: (0002,0000) says where
+
+    def saying(uid: str) -> bytes:
+        """The same in the name of another transfer syntax."""
+        value = uid.encode() + b"\0" * (len(uid) % 2)
+        rest = syntax + 8 + int.from_bytes(good[syntax + 6 : syntax + 8], "little")
+        return good[: syntax + 6] + len(value).to_bytes(2, "little") + value + good[rest:]
+
+    def with_(**attributes: object) -> bytes:
+        """The same with other attributes."""
+        dataset = pydicom.dcmread(io.BytesIO(good))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for keyword, value in attributes.items():
+                setattr(dataset, keyword, value)
+        return written(dataset)
+
+    return {
+        "good": good,
+        "program in the preamble": b"MZ" + good[2:],
+        "bare": good[start:],
+        "cut in the header": good[: middle + 12],
+        "cut in the pixels": good[: pixels + 100],
+        "cut in the file meta group": good[:180],
+        "wrong length": good[: middle + 6] + b"\xff\xff" + good[middle + 8 :],
+        "wrong VR": good[: middle + 4] + b"SQ" + good[middle + 6 :],
+        "unknown syntax": saying(canaries.uid()),
+        "deflated, but not": saying(DeflatedExplicitVRLittleEndian),
+        "compressed, but not": saying(JPEG2000Lossless),
+        "lossless JPEG, but not": saying(JPEGLosslessSV1),
+        "RLE, but not": saying(RLELossless),
+        "big endian, but not": saying(ExplicitVRBigEndian),
+        "report": with_(SOPClassUID=BasicTextSRStorage),
+        "of no known class": with_(SOPClassUID=canaries.uid()),
+        "photometric interpretation": with_(PhotometricInterpretation=canaries.text()),
+        "character set": good[:start] + b"\x08\x00\x05\x00CS\x0a\x00" + canaries.text().encode() + b" " + good[start:],
+        "bits": with_(BitsAllocated=7),
+        "rows": with_(Rows=60000),
+        "palette": with_(PhotometricInterpretation="PALETTE COLOR"),
+        "text": canaries.text().encode() * 30,
+        "png": b"\x89PNG\r\n\x1a\n" + canaries.text().encode() * 30,
+        "tiff": b"II*\0" + canaries.text().encode() * 30,
+    }
+
+
+def test_every_text_of_a_file_stays_in_it(canaries, start, onnx_artifact, capfd):
+    """A server of processes, at its most talkative: no text, date or UID of any file is in what it says or writes."""
+    server = start(onnx_artifact, "--set", "log_level=debug", "--set", "drain_s=0")
+    files = canary_files(canaries)
+    said: dict[str, str] = {}
+    with grpc.insecure_channel(server.listen) as channel:
+        stub = pb_grpc.CategorizationServiceStub(channel)
+        messages = [
+            pb.CategorizeStreamRequest(item=pb.CategorizeRequest(item_id=canaries.text(), image=pb.Image(encoded=file)))
+            for file in files.values()
+        ]
+        answers = list(stub.CategorizeStream(iter(messages), timeout=120))
+        for name, message, answer in zip(files, messages, answers, strict=True):
+            try:
+                said[f"call: {name}"] = str(stub.Categorize(message.item, timeout=60).categorization)
+            except grpc.RpcError as error:
+                said[f"call: {name}"] = f"{error.details()} {error.trailing_metadata()}"
+            said[f"stream: {name}"] = str(answer.categorization) + str(answer.error)
+    said["metrics"] = urllib.request.urlopen(f"http://{server.admin}/metrics", timeout=5).read().decode()
+    server.stop()
+    said["log"] = server.log.read_text()
+    said["standard output"] = "".join(capfd.readouterr())
+
+    outcomes = {name: answer.WhichOneof("result") for name, answer in zip(files, answers, strict=True)}
+    assert [outcomes[name] for name in ("good", "program in the preamble", "bare")] == ["categorization"] * 3
+    assert sum(outcome == "error" for outcome in outcomes.values()) >= 15, outcomes
+    assert {name: canaries.found_in(text) for name, text in said.items() if canaries.found_in(text)} == {}
+    assert pb.IMAGE_FLAG_PREAMBLE_EXECUTABLE in answers[1].categorization.flags
+    assert "deepmcat_preamble_executables_total 2.0" in said["metrics"]
+
+
+def test_canaries_are_where_a_leak_would_find_them(canaries):
+    """The test above can fail: thousands of canaries are in a file, one by one, and one is enough."""
+    file = canary_dicom(canaries)
+    dataset = pydicom.dcmread(io.BytesIO(file))
+
+    assert len(canaries.found_in(file)) > 2000
+    for element in (dataset.PatientName, dataset.StudyInstanceUID, dataset.StudyDate, dataset.PatientWeight):
+        assert canaries.found_in(f"cannot read {element!s}")
+    assert canaries.found_in(str(dataset[0x0011, 0x0010].value).encode("utf-16"))
+    assert not canaries.found_in("1.2.840.10008.1.2.1 Q12ZX 20261231")
 
 
 async def test_one_access_line_a_call(serving, pngs, request_of, log):
