@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-protobuf7 conformance fuzz lint format docs protos contract bench bench-quality bench-scale wheel clean
+.PHONY: help setup demo test test-slow test-protobuf7 conformance fuzz lint format docs protos contract bench bench-quality bench-scale bench-decode wheel clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,11 +73,14 @@ bench-quality: setup ## Measure what is missing of quality on the image sets of 
 bench-scale: setup ## Measure time and memory against the number of images; ARGS=--quick: a minute, ARGS=--estimate: how long
 	$(PY) benchmarks/scale.py $(ARGS)
 
+bench-decode: setup .venv-bench/.setup ## Measure decoding beside pydicom with pillow, pylibjpeg and gdcm; ARGS=--quick: a minute, ARGS=--page: write docs/decoding.md
+	OMP_NUM_THREADS=1 .venv-bench/bin/python benchmarks/decode.py $(ARGS)
+
 wheel: setup ## Build the wheel into dist/
 	$(PY) -m pip wheel --no-deps --wheel-dir dist .
 
 clean: ## Remove the environments, what was built, and what tools keep; images and artifacts stay
-	rm -rf .venv .venv-protobuf7 build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .venv-protobuf7 build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # A missing prerequisite gets a sentence instead of a traceback. No network is probed.
 define check_python
@@ -100,4 +103,12 @@ endif
 	@test -x .venv-protobuf7/bin/pip || { $(check_python); $(PYTHON) -m venv .venv-protobuf7; }
 	grep -v '^protobuf==' constraints/cpu.txt > .venv-protobuf7/constraints.txt
 	.venv-protobuf7/bin/python -m pip install -c .venv-protobuf7/constraints.txt -e . 'protobuf==7.*' pytest
+	@touch $@
+
+# What $(VENV) has, and decoders to compare with: one of them is under the GPL, so they are installed nowhere else. One that
+# cannot be installed is named by the benchmark.
+.venv-bench/.setup: $(VENV)/.setup
+	$(PY) -m venv .venv-bench
+	$(PY) -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" > "$$(.venv-bench/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/deepmcat.pth"
+	for peer in "pylibjpeg pylibjpeg-libjpeg pylibjpeg-rle" python-gdcm; do .venv-bench/bin/pip install $$peer || true; done
 	@touch $@

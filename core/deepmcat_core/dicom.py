@@ -68,7 +68,7 @@ def image_flags(file: DicomFile) -> frozenset[ImageFlag]:
         ImageFlag.SECONDARY_CAPTURE: sop_classes.is_secondary_capture(sop_class),
         ImageFlag.BURNED_IN_TEXT_POSSIBLE: burned_in == "YES"
         or (burned_in != "NO" and sop_classes.often_has_text(sop_class)),
-        ImageFlag.OVERLAYS_IGNORED: any(tag.group in _OVERLAY_GROUPS for tag in dataset.keys()),  # noqa: SIM118
+        ImageFlag.OVERLAYS_IGNORED: any(tag >> 16 in _OVERLAY_GROUPS for tag in dataset.keys()),  # noqa: SIM118
         ImageFlag.TRANSFER_SYNTAX_GUESSED: file.guessed,
         ImageFlag.PREAMBLE_EXECUTABLE: file.hidden_program,
     }
