@@ -22,7 +22,7 @@ from deepmcat_core.decode_limits import WorkerLimits
 from deepmcat_core.errors import CorruptImage, ImageTooLarge
 
 CRASHES = 2  # tries of an image whose workers crash
-KILLS = 5  # tries of an image whose workers are killed: each takes the second that a worker needs to start
+KILLS = 10  # tries of an image whose workers are killed: each takes the second that a worker needs to start
 
 NO_MEMORY_EXIT = 71  # of a worker without room to receive a call or to send its answer; EX_OSERR of sysexits.h
 

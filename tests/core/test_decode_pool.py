@@ -245,6 +245,18 @@ def test_a_dead_worker_is_replaced_before_it_is_needed():
         assert pool.restarts == 1
 
 
+def test_replacing_workers_leaks_nothing(pool, tmp_path):
+    """Neither open files nor processes are left of those that died."""
+    assert pool.submit_call(_be_killed, str(tmp_path), 1).result() == "survived"
+    assert _soon(lambda: len(_children()) == 2)
+    files = _open_files()
+    for _ in range(3):
+        with pytest.raises(CorruptImage):
+            pool.submit_call(os._exit, 3).result()
+
+    assert _soon(lambda: len(_children()) == 2 and _open_files() == files)
+
+
 def test_a_codec_that_loops_is_ended_by_its_cpu_time():
     """A loop in C, which no handler of Python's can end, costs its image an error and no second try."""
     deaths: list[Cause] = []
@@ -374,6 +386,10 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def _children() -> set[int]:

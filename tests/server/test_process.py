@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -10,104 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
 from deepmcat_client.cli import main
-from deepmcat_core import artifact as artifacts
-
-# `deepmcat serve`, which then says whether torch was imported.
-PROGRAM = """
-import sys
-from deepmcat_client.cli import main
-code = main(["serve", *sys.argv[1:]])
-sys.exit(77 if "torch" in sys.modules else code)
-"""
-
-
-def onnx_projection(matrix: np.ndarray) -> bytes:
-    """The tests' random projection as an ONNX engine: (B, 1, S, S) uint8 → (B, D) unit vectors."""
-    pixels, dim = matrix.shape
-    size = round(pixels**0.5)
-    constants = {
-        "shape": np.array([-1, pixels], np.int64),
-        "scale": np.array(1 / 255, np.float32),
-        "half": np.array(0.5, np.float32),
-        "matrix": matrix,
-    }
-    nodes = [
-        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Reshape", ["floats", "shape"], ["flat"]),
-        helper.make_node("Mul", ["flat", "scale"], ["scaled"]),
-        helper.make_node("Sub", ["scaled", "half"], ["centred"]),
-        helper.make_node("MatMul", ["centred", "matrix"], ["projected"]),
-        helper.make_node("LpNormalization", ["projected"], ["embeddings"], axis=1, p=2),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "projection",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", 1, size, size])],
-        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["B", dim])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
-
-
-@pytest.fixture(name="onnx_artifact")
-def onnx_artifact_fixture(tmp_path: Path, draft) -> Path:
-    """The tiny artifact with an ONNX engine, as a CPU server runs it."""
-    folder = tmp_path / "artifact"
-    artifacts.write(folder, dataclasses.replace(draft, onnx=onnx_projection(draft.encoder["matrix"])))
-    return folder
-
-
-@dataclasses.dataclass
-class Server:
-    """A process that serves."""
-
-    process: subprocess.Popen[bytes]
-    listen: str
-    log: Path
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
-
-
-@pytest.fixture(name="start")
-def start_fixture(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """`start(artifact, "--set", "drain_s=0")`: a process that is SERVING on free ports."""
-    processes = []
-
-    def start(artifact: Path, *arguments: str) -> Server:
-        ready, log = tmp_path / "ready.json", tmp_path / "log"
-        ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file", str(ready)]
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(artifact), *ports, "--set", "decode_workers=1", *arguments],
-                stderr=stderr,
-            )
-        processes.append(process)
-        while not ready.exists():
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.02)
-        return Server(process, json.loads(ready.read_text())["listen"], log)
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
 
 
 def test_serves_and_drains_as_a_process(start, onnx_artifact, pngs):
@@ -142,13 +51,13 @@ def test_second_signal_ends_at_once(start, onnx_artifact):
     assert server.stop() == 130
 
 
-def test_busy_port_is_a_sentence(onnx_artifact):
+def test_busy_port_is_a_sentence(onnx_artifact, program):
     """A port that is taken ends the start with one sentence and exit code 2."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        command = [sys.executable, "-c", PROGRAM, str(onnx_artifact), "--listen", address, "--admin", "127.0.0.1:0"]
+        command = [sys.executable, "-c", program, str(onnx_artifact), "--listen", address, "--admin", "127.0.0.1:0"]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ)
 
     assert ended.returncode == 2, ended.stderr
@@ -171,9 +80,9 @@ def test_wrong_settings_are_sentences(arguments, sentence, tmp_path: Path, capsy
     assert sentence in capsys.readouterr().err
 
 
-def test_missing_artifact_is_a_sentence(tmp_path: Path):
+def test_missing_artifact_is_a_sentence(program, tmp_path: Path):
     """A path without an artifact ends the start with exit code 2 and names the path on the caller's terminal."""
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "nowhere"), "--admin", "127.0.0.1:0"]
+    command = [sys.executable, "-c", program, str(tmp_path / "nowhere"), "--admin", "127.0.0.1:0"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert "there is no artifact at" in ended.stderr
