@@ -174,6 +174,9 @@ class Connections:
             *_OPTIONS,
             ("grpc.keepalive_time_ms", keepalive_ms),
             ("grpc.keepalive_timeout_ms", keepalive_ms // 2),
+            # gRPC sends pings of its own to measure the line; while one is unanswered it sends none for keepalive, and
+            # gives that one a minute.
+            ("grpc.http2.ping_timeout_ms", keepalive_ms // 2),
         ]
         # Spread, so that the clients that a restart has brought together do not stay together.
         replaced_at = self._clock() + self._replaced_after_s * self._rng.uniform(0.8, 1.2)

@@ -170,9 +170,12 @@ class FakeServicer(pb_grpc.CategorizationServiceServicer):
     unary_calls: int = 0
     stream_calls: int = 0
     received: list[Received] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)  # of every call, "" where it had none
+    images_of_call: dict[int, int] = field(default_factory=dict)
 
     async def Categorize(self, request: pb.CategorizeRequest, context: Any) -> pb.CategorizeResponse:  # noqa: N802 - the contract's name
         self.unary_calls += 1
+        self._note(context)
         if self.unary is not None:
             await self.unary(self, request, context)
         return pb.CategorizeResponse(item_id=request.item_id, categorization=answer(request.image.encoded))
@@ -181,7 +184,9 @@ class FakeServicer(pb_grpc.CategorizationServiceServicer):
         self, requests: AsyncIterator[pb.CategorizeStreamRequest], context: Any
     ) -> AsyncIterator[pb.CategorizeStreamResponse]:
         self.stream_calls += 1
-        async for response in self.stream(self, self.stream_calls, self._recorded(requests), context):
+        self._note(context)
+        call = self.stream_calls
+        async for response in self.stream(self, call, self._recorded(requests, call), context):
             yield response
 
     async def GetArtifact(self, request: pb.GetArtifactRequest, context: Any) -> pb.GetArtifactResponse:  # noqa: N802 - the contract's name
@@ -192,18 +197,29 @@ class FakeServicer(pb_grpc.CategorizationServiceServicer):
     async def ListCategories(self, request: pb.ListCategoriesRequest, context: Any) -> pb.ListCategoriesResponse:  # noqa: N802 - the contract's name
         return categories_response()
 
-    async def _recorded(self, requests: AsyncIterator[pb.CategorizeStreamRequest]) -> AsyncIterator[Received]:
+    def _note(self, context: Any) -> None:
+        self.tokens.append(dict(context.invocation_metadata()).get("authorization", ""))
+
+    async def _recorded(
+        self, requests: AsyncIterator[pb.CategorizeStreamRequest], call: int
+    ) -> AsyncIterator[Received]:
         async for received in received_images(requests):
             self.received.append(received)
+            self.images_of_call[call] = self.images_of_call.get(call, 0) + 1
             yield received
 
 
 @asynccontextmanager
-async def serving(servicer: FakeServicer) -> AsyncIterator[str]:
+async def serving(
+    servicer: FakeServicer, credentials: grpc.ServerCredentials | None = None, port: int = 0
+) -> AsyncIterator[str]:
     """The address of a server with `servicer`, on this loop."""
-    server = grpc.aio.server()
+    # Pings as often as a test wants; so_reuseport: two servers never share a port by accident.
+    options = [("grpc.http2.min_ping_interval_without_data_ms", 10), ("grpc.so_reuseport", 0)]
+    server = grpc.aio.server(options=options)
     pb_grpc.add_CategorizationServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    address = f"127.0.0.1:{port}"
+    port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -212,12 +228,12 @@ async def serving(servicer: FakeServicer) -> AsyncIterator[str]:
 
 
 @contextmanager
-def serving_in_thread(servicer: FakeServicer) -> Iterator[str]:
+def serving_in_thread(servicer: FakeServicer, credentials: grpc.ServerCredentials | None = None) -> Iterator[str]:
     """The same for code without asyncio: the server has a loop on a thread."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    context = serving(servicer)
+    context = serving(servicer, credentials)
     try:
         yield asyncio.run_coroutine_threadsafe(context.__aenter__(), loop).result()
     finally:
