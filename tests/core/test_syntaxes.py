@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jpeg_ls import encode_array as encode_charls
 from openjpeg.utils import encode_array as encode_openjpeg
 from PIL import Image as PillowImage
+from pydicom._uid_dict import UID_dictionary
 from pydicom.encaps import encapsulate, encapsulate_extended, get_frame
 from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.uid import (
@@ -36,10 +37,11 @@ from pydicom.uid import (
 )
 
 from deepmcat_core import codecs
+from deepmcat_core.decoding import decode
 from deepmcat_core.dicom_file import read_dicom_file
 from deepmcat_core.encapsulation import EncapsulatedFrames
-from deepmcat_core.errors import CorruptImage
-from deepmcat_core.frame import Limits
+from deepmcat_core.errors import CorruptImage, UnsupportedImage
+from deepmcat_core.frame import FramePolicy, Intensity, Limits
 from deepmcat_core.pixel_data import pixel_layout, stored_frames
 
 Encode = Callable[[np.ndarray, int], bytes]
@@ -159,6 +161,26 @@ def test_colour_by_plane_is_exact(make_dicom):
     planar = np.ascontiguousarray(values.transpose(2, 0, 1)).reshape(values.shape)
 
     np.testing.assert_array_equal(values, stored(make_dicom(planar, PlanarConfiguration=1))[0])
+
+
+NOT_READ = sorted(
+    uid
+    for uid, (_, kind, *_) in UID_dictionary.items()
+    if kind == "Transfer Syntax" and uid not in {*NATIVE, *codecs.DECODER_DEPENDENCIES}
+)
+
+
+@pytest.mark.parametrize("syntax", NOT_READ)
+def test_every_other_syntax_of_the_standard_is_unsupported(syntax, make_dicom):
+    """Video, JPIP, Part 2, JPEG XL, what is retired and what is no image: said by name, before anything is decoded."""
+    data = make_dicom(picture("u1"))
+    at = data.index(b"\x02\x00\x10\x00UI")
+    after = at + 8 + int.from_bytes(data[at + 6 : at + 8], "little")
+    uid = syntax.encode() + b"\0" * (len(syntax) % 2)
+    other = data[: at + 6] + len(uid).to_bytes(2, "little") + uid + data[after:]
+
+    with pytest.raises(UnsupportedImage):
+        decode(other, intensity=Intensity(), frames=FramePolicy(), limits=Limits())
 
 
 # --- where frames are ---
