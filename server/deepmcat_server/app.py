@@ -67,11 +67,15 @@ class Running:
 
     listen: Address
     admin: Address
-    batcher: Batcher
     admission: Admission
     lines: Lines
     rollout: Rollout
     registry: CollectorRegistry
+
+    @property
+    def batcher(self) -> Batcher:
+        """That of the default artifact in force."""
+        return self.lines.find().batcher
 
 
 async def serve(settings: Settings, opened: Opened, ready_file: Path | None = None) -> None:
@@ -80,6 +84,7 @@ async def serve(settings: Settings, opened: Opened, ready_file: Path | None = No
         ready_files.clear(ready_file)
     with _stopped_by_signals() as stop:
         async with run_server(settings, opened.categorizer, first=opened) as server:
+            del opened  # the server's alone, to be freed when another is in force
             _announce(server, ready_file)
             await stop.wait()
     logs.event(LOG, logging.INFO, "stopped")
@@ -108,6 +113,8 @@ async def run_server(
     open_engine = open_engine or partial(_open_engine, device=settings.device)
     others = await _open_others(settings, open_engine)
     opened = {DEFAULT: first, **others} if first else others
+    paths = {name: of.path for name, of in opened.items()}
+    found = {name: of.found for name, of in opened.items()}
 
     with Admin(parse_address(settings.admin), registry) as admin:
         async with (
@@ -115,7 +122,7 @@ async def run_server(
             Lines(keep=settings.keep_artifacts) as lines,
             Rollout(
                 lines,
-                {name: of.path for name, of in opened.items()},
+                paths,
                 new_line=partial(_new_line, settings, decoder, metrics),
                 warm_batches=partial(batches_beside, max_batch=settings.max_batch),
                 open_engine=open_engine,
@@ -130,6 +137,7 @@ async def run_server(
                 decoder.warm(settings.workers),
                 _begin(rollout, categorizer, opened, bucket_sizes(settings.max_batch)),
             )
+            del categorizer, first, others, opened  # the lines' alone, to be freed when they end
             servicer = CategorizationServicer(
                 settings=settings,
                 lines=lines,
@@ -140,17 +148,11 @@ async def run_server(
             )
             async with (
                 _grpc_server(settings, servicer, metrics, admin, closing) as listen,
-                ArtifactWatch(
-                    rollout.paths,
-                    {name: of.found for name, of in opened.items()},
-                    rollout.follow,
-                    poll_s=settings.artifact_poll_s,
-                ),
+                ArtifactWatch(paths, found, rollout.follow, poll_s=settings.artifact_poll_s),
             ):
                 yield Running(
                     listen=listen,
                     admin=admin.address,
-                    batcher=lines.find().batcher,
                     admission=admission,
                     lines=lines,
                     rollout=rollout,

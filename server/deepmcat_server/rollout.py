@@ -80,6 +80,12 @@ class Rollout:
         except ArtifactRefused:  # logged and counted where it was refused
             return
 
+    async def found(self, name: str) -> tuple[Found, ...]:
+        """The versions that lie at a name's path, oldest first."""
+        if (path := self.paths.get(name)) is None:
+            return ()
+        return await asyncio.to_thread(versions.versions, path)
+
     async def load(self, name: str, version: str = "") -> Line:
         """Load a version beside what is in force. Raises ArtifactNotFound, ArtifactRefused."""
         return await self._change(self._load, await self._find(name, version))
@@ -98,9 +104,9 @@ class Rollout:
         self._check_name(name)
         return await self._change(self._roll_back, name)
 
-    async def unload(self, artifact_id: str) -> None:
+    async def unload(self, artifact_id: str) -> Line:
         """Take an artifact out that is in force nowhere. Raises ArtifactNotFound, ArtifactRefused."""
-        await self._change(self._unload, artifact_id)
+        return await self._change(self._unload, artifact_id)
 
     async def __aenter__(self) -> Self:
         """Nothing: changes come as they are asked for."""
@@ -144,9 +150,11 @@ class Rollout:
         self._switch(name, kept[-1])
         return kept[-1]
 
-    async def _unload(self, artifact_id: str) -> None:
-        self.lines.unload(self._loaded(artifact_id))
+    async def _unload(self, artifact_id: str) -> Line:
+        line = self._loaded(artifact_id)
+        self.lines.unload(line)
         logs.event(LOG, logging.INFO, "artifact unloaded", artifact_id=artifact_id)
+        return line
 
     def _switch(self, name: str, line: Line) -> None:
         """Between two turns of the loop, and so between images."""
@@ -224,7 +232,7 @@ class Rollout:
     async def _find(self, name: str, version: str) -> Found:
         """The version of a name, as it lies there now. Raises ArtifactNotFound."""
         self._check_name(name)
-        found = await self._in_thread(versions.versions, self.paths[name])
+        found = await self.found(name)
         if not version and found:
             return found[-1]
         for candidate in found:
@@ -233,8 +241,9 @@ class Rollout:
         raise ArtifactNotFound("there is no such version at the path that the artifact is served from")
 
     def _check_name(self, name: str) -> None:
-        if name not in self.paths:
-            raise ArtifactNotFound(f"no artifact is served under that name; there are {', '.join(sorted(self.paths))}")
+        names = sorted(self.lines.in_force)
+        if name not in names:
+            raise ArtifactNotFound(f"no artifact is served under that name; there are {', '.join(names)}")
 
     def _loaded(self, artifact_id: str) -> Line:
         line = self.lines.loaded(artifact_id)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from deepmcat_core import artifact as artifacts
 from deepmcat_core.artifact import Artifact
 from deepmcat_core.catalog import Catalog, append, file_name
 from deepmcat_core.categorizer import Categorizer
@@ -105,3 +106,17 @@ async def test_a_version_from_before_the_watch_is_taken(categorizer, until):
     categorizer.artifact.append_catalog(version(categorizer.artifact, 2))
     async with CatalogWatch(categorizer, poll_s=POLL_S):
         await until(lambda: categorizer.catalog.version == 2)
+
+
+async def test_the_names_of_another_artifact_are_none_of_ours(categorizer, changed, events, tmp_path: Path):
+    """Where another artifact takes the folder, its newer catalog stays out of the answers of the one that is loaded."""
+    folder = categorizer.artifact.folder
+    artifacts.write(tmp_path / "other", changed(created_at="2026-02-02T00:00:00Z"))
+    append(tmp_path / "other" / "catalog", version(categorizer.artifact, 2))
+    async with CatalogWatch(categorizer, poll_s=POLL_S):
+        folder.rename(tmp_path / "before")
+        (tmp_path / "other").rename(folder)
+        await asyncio.sleep(10 * POLL_S)
+
+    assert categorizer.catalog.version == 1
+    assert events() == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -38,9 +37,9 @@ def command(
     flags = {"listen": listen, "admin": admin, "device": device, "insecure": insecure or None, "artifacts": named}
     settings = load_settings(flags=flags, sets=set_ or [], file=config)
     logs.configure(settings.log_level)
-    opened = open_newest(artifact, partial(open_engine, device=settings.device), settings.limits)
-    with closing(opened.categorizer.engine), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(settings, opened, ready_file))
+    open_here = partial(open_engine, device=settings.device)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(settings, open_newest(artifact, open_here, settings.limits), ready_file))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
