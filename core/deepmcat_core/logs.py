@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 FIELDS = frozenset(
     {
-        "address", "artifact_id", "artifact_name", "artifact_version", "batch_size", "call_id", "caller",
+        "address", "artifact_id", "artifact_name", "artifact_version", "batch_size", "call_id", "caller_id",
         "catalog_version", "code", "count", "device", "duration_s", "engine", "error_type", "images", "method",
         "previous_artifact_id", "queue_depth", "reason", "signal", "stage", "version", "workers",
     }
