@@ -138,7 +138,11 @@ def test_the_metrics_are_the_code_s() -> None:
 def test_the_server_s_settings_are_the_code_s() -> None:
     """docs/operations.md has every setting of the server with its default."""
     settings = importlib.import_module("deepmcat_server.config").Settings
-    defaults = {name: str(field.default).lower().removesuffix(".0") for name, field in settings.model_fields.items()}
+
+    def shown(default: object) -> str:
+        return ", ".join(default) if isinstance(default, tuple) else str(default).lower().removesuffix(".0")
+
+    defaults = {name: shown(field.default) for name, field in settings.model_fields.items()}
 
     assert {row[0]: row[1] for row in table("docs/operations.md", "setting")} == defaults
 

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -36,15 +35,15 @@ from deepmcat_core.decode_death import Cause
 from deepmcat_core.decode_limits import unenforced
 from deepmcat_core.decode_pool import DecodePool
 from deepmcat_core.engine import open_engine as _open_engine
-from deepmcat_core.errors import ConfigError
-from deepmcat_server import ready_files
+from deepmcat_server import port, ready_files
+from deepmcat_server.access import Access
 from deepmcat_server.admin import Admin
 from deepmcat_server.admission import Admission
 from deepmcat_server.artifact_watch import ArtifactWatch
 from deepmcat_server.batcher import Batcher
 from deepmcat_server.config import Address, Settings, parse_address
 from deepmcat_server.decoding import Decoder, Pool
-from deepmcat_server.gate import MAX_PROBES, Gate
+from deepmcat_server.gate import Gate
 from deepmcat_server.health import Health
 from deepmcat_server.interceptors import Observing, Translating
 from deepmcat_server.lines import DEFAULT, Line, Lines
@@ -53,6 +52,7 @@ from deepmcat_server.opening import Opened, OpenEngine, open_newest
 from deepmcat_server.pipeline import Pipeline, batches_beside, bucket_sizes, logged_embed
 from deepmcat_server.reading import Reading
 from deepmcat_server.rollout import Rollout
+from deepmcat_server.security import Security, opened_security
 from deepmcat_server.servicer import CategorizationServicer
 from deepmcat_server.streams import Closing
 
@@ -118,6 +118,7 @@ async def run_server(
 
     with Admin(parse_address(settings.admin), registry) as admin:
         async with (
+            opened_security(settings, metrics) as security,
             Decoder(open_pool(settings.workers)) as decoder,
             Lines(keep=settings.keep_artifacts) as lines,
             Rollout(
@@ -144,10 +145,11 @@ async def run_server(
                 admission=admission,
                 metrics=metrics,
                 closing=closing,
+                quotas=security.quotas,
                 decoders=decoders(),
             )
             async with (
-                _grpc_server(settings, servicer, metrics, admin, closing) as listen,
+                _grpc_server(settings, servicer, metrics, admin, closing, security) as listen,
                 ArtifactWatch(paths, found, rollout.follow, poll_s=settings.artifact_poll_s),
             ):
                 yield Running(
@@ -200,23 +202,30 @@ def _open_pool(settings: Settings, metrics: Metrics, workers: int) -> DecodePool
 
 @asynccontextmanager
 async def _grpc_server(
-    settings: Settings, servicer: CategorizationServicer, metrics: Metrics, admin: Admin, closing: Closing
+    settings: Settings,
+    servicer: CategorizationServicer,
+    metrics: Metrics,
+    admin: Admin,
+    closing: Closing,
+    security: Security,
 ) -> AsyncIterator[Address]:
     """Bind and become SERVING; on leaving, stop in the order that loses no call."""
     interceptors = [
-        Observing(metrics),
+        Observing(metrics, security.caller_ids),
         Translating(),
+        Access(security.callers, security.quotas),
         Gate(max_streams=settings.max_streams, max_calls=settings.max_calls),
         Reading(timeout_s=settings.max_timeout_s),
     ]
-    server = grpc.aio.server(interceptors=interceptors, options=_options(settings))
+    server = grpc.aio.server(interceptors=interceptors, options=port.options(settings))
     probes = Health()
     pb_grpc.add_CategorizationServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(probes, server)
-    reflection.enable_server_reflection(
-        (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
-    )
-    listen = _bind(server, parse_address(settings.listen))
+    if settings.reflection:
+        reflection.enable_server_reflection(
+            (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
+        )
+    listen = port.bind(server, parse_address(settings.listen), security.credentials)
     await probes.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
     admin.ready = True
@@ -234,36 +243,6 @@ async def _grpc_server(
         probes.end_watches()
         # 3. Whatever is open after the grace is cancelled. The batcher, then the workers, end after this.
         await stopped
-
-
-def _options(settings: Settings) -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
-        # Of one connection, which queues what is more. Above the gate's bounds, so that its refusals reach the caller.
-        ("grpc.max_concurrent_streams", 2 * (settings.max_streams + settings.max_calls + MAX_PROBES)),
-        ("grpc.so_reuseport", 0),  # a second server on the port is a mistake to report, not a sharer of calls
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]
-
-
-def _bind(server: grpc.aio.Server, address: Address) -> Address:
-    try:
-        _try_bind(address)  # gRPC says why in a line of its own on stderr, and in no exception
-        return Address(address.host, server.add_insecure_port(str(address)))
-    except (OSError, RuntimeError) as error:
-        why = f": {error.strerror.lower()}" if isinstance(error, OSError) and error.strerror else ""
-        raise ConfigError(f"cannot listen on {address}{why}; choose another address with --listen") from error
-
-
-def _try_bind(address: Address) -> None:
-    family, kind, *_, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(target)
 
 
 @contextmanager

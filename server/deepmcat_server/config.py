@@ -7,9 +7,10 @@ import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -18,6 +19,9 @@ from deepmcat_core.cpus import available_cpus
 from deepmcat_core.decode_limits import WorkerLimits
 from deepmcat_core.errors import ConfigError
 from deepmcat_core.frame import Limits
+from deepmcat_server.callers import KINDS
+from deepmcat_server.quotas import Quota
+from deepmcat_server.scopes import Scope
 
 MIB = 2**20
 
@@ -60,7 +64,24 @@ def _checked(text: str) -> str:
     return text
 
 
+def _checked_pattern(text: str) -> str:
+    if text != "**" and not text.startswith(KINDS):
+        raise PydanticCustomError("pattern", f"a caller's key begins with {', '.join(KINDS)}, or is '**' for every one")
+    return text
+
+
+def _checked_location(text: str) -> str:
+    parts = urlsplit(text)
+    loopback = parts.scheme == "http" and Address(parts.hostname or "", 0).is_loopback
+    if "://" in text and not loopback and not (parts.scheme == "https" and parts.hostname):
+        raise PydanticCustomError("location", "an https URL is needed, http on loopback only, or the path of a file")
+    return text
+
+
 AddressText = Annotated[str, AfterValidator(_checked)]
+Pattern = Annotated[str, AfterValidator(_checked_pattern)]
+Location = Annotated[str, AfterValidator(_checked_location)]
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 ArtifactName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]  # no id: those have 64 digits
 
@@ -73,6 +94,32 @@ class Settings(BaseSettings):
     listen: AddressText = "127.0.0.1:50051"
     admin: AddressText = "127.0.0.1:9464"
     insecure: bool = False  # plaintext beyond this machine, asked for explicitly
+    reflection: bool = True
+
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None  # then every connection needs a certificate of it
+    credentials_poll_s: float = Field(default=10, gt=0, le=3600)  # these files, and one of jwt_jwks
+    certificate_scopes: dict[Pattern, tuple[Scope, ...]] = {}
+    anonymous_scopes: tuple[Scope, ...] = ("categorize", "read")  # where nothing says who calls
+
+    jwt_issuer: str | None = Field(default=None, min_length=1)
+    jwt_audience: str | None = Field(default=None, min_length=1)
+    jwt_jwks: Location | None = Field(default=None, min_length=1)
+    jwt_refresh_s: float = Field(default=300, gt=0, le=86400)  # a URL of jwt_jwks
+    jwt_algorithms: tuple[Algorithm, ...] = Field(default=("RS256", "PS256", "ES256", "EdDSA"), min_length=1)
+    jwt_leeway_s: float = Field(default=30, ge=0, le=600)  # by which clocks may differ
+    jwt_scope_claims: tuple[str, ...] = ("scope", "scp", "roles")
+    jwt_scopes: dict[str, tuple[Scope, ...]] = {}
+
+    quota_images_per_s: float = Field(default=0, ge=0, allow_inf_nan=False)  # of a caller; 0: as many as it likes
+    quota_bytes_per_s: float = Field(default=0, ge=0, allow_inf_nan=False)
+    quota_burst_s: float = Field(default=10, ge=0, le=86400)
+    quotas: dict[Pattern, Quota] = {}  # of some callers, instead
+
+    audit_file: Path | None = None
+    caller_id_key_file: Path | None = None
+
     device: str = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -81,6 +128,10 @@ class Settings(BaseSettings):
 
     max_streams: int = Field(default=64, ge=1)  # open at once; each may hold a message
     max_calls: int = Field(default=64, ge=1)  # other calls, open at once; each may hold a message
+    max_connections: int = Field(default=1024, ge=1)
+    max_connection_age_s: float = Field(default=0, ge=0, le=86400)  # 0: as long as it likes
+    max_connection_age_grace_s: float = Field(default=300, gt=0, le=86400)  # then, for its open calls
+    max_metadata_bytes: int = Field(default=16384, ge=1024, le=2**20)  # of a call, a token included
     max_message_bytes: int = Field(default=16 * MIB, ge=2 * MIB, le=512 * MIB)  # a chunk must fit
     max_image_bytes: int = Field(default=512 * MIB, ge=1)
     max_pending_bytes: int = Field(default=1024 * MIB, ge=1)  # of all images inside
@@ -104,6 +155,37 @@ class Settings(BaseSettings):
     artifact_poll_s: Seconds = 2.0  # 0: what lies at the paths is not looked at again
     keep_artifacts: int = Field(default=1, ge=0, le=64)  # of those in force before, by name, for rollback
     max_artifact_bytes: int = Field(default=8192 * MIB, ge=MIB)  # of all that are loaded
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        """What several settings have to be together."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together; one of them is missing")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key: client certificates come with TLS")
+        tokens = (self.jwt_issuer, self.jwt_audience, self.jwt_jwks)
+        if any(tokens) and not all(tokens):
+            raise ValueError("jwt_issuer, jwt_audience and jwt_jwks belong together; some of them are missing")
+        if self.certificate_scopes and self.tls_client_ca is None:
+            raise ValueError("certificate_scopes needs tls_client_ca, which says whose certificates are believed")
+        if self.tls_client_ca is not None and not self.authenticates:
+            raise ValueError(
+                "tls_client_ca needs certificate_scopes, which says who may do what, "
+                'such as \'**\' = ["categorize", "read"] for every certificate; or jwt_issuer, for tokens beside it'
+            )
+        return self
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers have to say who they are."""
+        return bool(self.certificate_scopes) or self.jwt_issuer is not None
+
+    @property
+    def quota(self) -> Quota:
+        """That of a caller for whom `quotas` has no other."""
+        return Quota(
+            images_per_s=self.quota_images_per_s, bytes_per_s=self.quota_bytes_per_s, burst_s=self.quota_burst_s
+        )
 
     @property
     def limits(self) -> Limits:
@@ -155,6 +237,7 @@ def load(*, flags: Mapping[str, Any] | None = None, sets: Sequence[str] = (), fi
         data = config.merged(data, source)
     settings = config.validate(Settings, data)
     _refuse_open_plaintext(settings)
+    _refuse_open_administration(settings)
     return settings
 
 
@@ -174,10 +257,26 @@ def _refuse_misspelt(environ: Mapping[str, str]) -> None:
 
 
 def _refuse_open_plaintext(settings: Settings) -> None:
-    for name in ("listen", "admin"):
+    ways = {
+        "listen": "give it a certificate (tls_cert, tls_key), listen on 127.0.0.1 (behind what terminates TLS)",
+        "admin": "have it on 127.0.0.1",  # always plaintext: health and metrics
+    }
+    for name, way in ways.items():
         address = getattr(settings, name)
-        if not parse_address(address).is_loopback and not settings.insecure:
+        secured = name == "listen" and settings.tls_cert is not None
+        if not parse_address(address).is_loopback and not secured and not settings.insecure:
             raise ConfigError(
-                f"{name} {address} can be reached from other machines and this server speaks plaintext: "
-                "listen on 127.0.0.1 (behind what terminates TLS), or allow it with --insecure"
+                f"{name} {address} can be reached from other machines and speaks plaintext: {way}, "
+                "or allow it with --insecure"
             )
+
+
+def _refuse_open_administration(settings: Settings) -> None:
+    """Not even --insecure lets everybody on a network change what is served."""
+    if settings.authenticates or "admin" not in settings.anonymous_scopes:
+        return
+    if not parse_address(settings.listen).is_loopback:
+        raise ConfigError(
+            f"anonymous_scopes has admin and listen {settings.listen} can be reached from other machines: "
+            "listen on 127.0.0.1, or have callers say who they are (certificate_scopes, jwt_issuer)"
+        )

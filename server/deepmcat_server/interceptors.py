@@ -1,6 +1,6 @@
 """Around every call: what is counted and logged of it, and how its errors travel.
 
-    Observing ─► Translating ─► Gate (gate.py) ─► Reading (reading.py) ─► handler
+    Observing ─► Translating ─► Access (access.py) ─► Gate (gate.py) ─► Reading (reading.py) ─► handler
 
 The translating interceptor is the only place that aborts a call. Reading is last: it makes a stream of every request,
 so that nothing of one is read before the gate has let the call in, and a malformed one is an error like others.
@@ -23,6 +23,7 @@ import grpc
 import grpc.aio
 
 from deepmcat_core import logs
+from deepmcat_server.callers import peer_key
 from deepmcat_server.metrics import Metrics
 from deepmcat_server.status import outcome_of, to_status, trailers
 
@@ -32,9 +33,14 @@ OWN_PACKAGE = "deepmcat."
 
 @dataclass(slots=True)
 class Call:
-    """What a handler tells about its call for the access line."""
+    """What is known of a call. images: what its handler tells for the access line.
+
+    caller: the key of whom it is from, the same from call to call: of the token or certificate, else the address
+    (callers.py). Never a label and never in a log line as it stands.
+    """
 
     images: int = 0
+    caller: str = ""
 
 
 CALL: ContextVar[Call] = ContextVar("CALL")
@@ -65,13 +71,15 @@ class Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[type-arg]  # gene
 class Observing(Around):
     """Counts and times each call, and writes one access line for it."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, caller_id: Callable[[str], str]) -> None:
+        """caller_id: what stands in the log for a caller."""
         self._metrics = metrics
+        self._caller_id = caller_id
 
     @asynccontextmanager
     async def around(self, service: str, method: str, context: Context) -> AsyncIterator[None]:
         """Count, time, log."""
-        started, call, code = time.perf_counter(), Call(), "OK"
+        started, call, code = time.perf_counter(), Call(caller=peer_key(context.peer())), "OK"
         CALL.set(call)
         self._metrics.started.labels(service, method).inc()
         try:
@@ -89,7 +97,14 @@ class Observing(Around):
             # Probes call every few seconds: their lines are for debugging only.
             level = logging.INFO if service.startswith(OWN_PACKAGE) else logging.DEBUG
             logs.event(
-                LOG, level, "call", method=method, code=code, duration_s=round(duration_s, 6), images=call.images
+                LOG,
+                level,
+                "call",
+                method=method,
+                code=code,
+                duration_s=round(duration_s, 6),
+                images=call.images,
+                caller_id=self._caller_id(call.caller),
             )
 
 

@@ -90,6 +90,21 @@ class Metrics:
             "deepmcat_artifact_load_seconds", "How long loading the last artifact took.", registry=registry
         )
         self.artifacts_loaded = Gauge("deepmcat_artifacts_loaded", "Artifacts in memory.", registry=registry)
+        self.certificate_expiry = Gauge(
+            "deepmcat_certificate_expiry_timestamp_seconds",
+            "When the first TLS certificate in use of a kind expires.",
+            ["certificate"],
+            registry=registry,
+        )
+        self.certificate_reloads = Counter(
+            "deepmcat_certificate_reloads", "Changed TLS files by what became of them.", ["result"], registry=registry
+        )
+        self.key_fetches = Counter(
+            "deepmcat_key_fetches", "Fetches of the keys that sign tokens.", ["result"], registry=registry
+        )
+        for reload, fetch in (("ok", "ok"), ("refused", "failed")):
+            self.certificate_reloads.labels(reload)
+            self.key_fetches.labels(fetch)
         self._categories: set[str] = set()
         self._artifacts: set[str] = set()
 

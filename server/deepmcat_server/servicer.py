@@ -19,10 +19,11 @@ from deepmcat_core.frame import ImageSource
 from deepmcat_server import wire
 from deepmcat_server.admission import Admission, Permit
 from deepmcat_server.config import Settings
-from deepmcat_server.errors import InvalidRequest, ServerBusy, ServerClosing
+from deepmcat_server.errors import InvalidRequest, QuotaExceeded, ServerBusy, ServerClosing
 from deepmcat_server.interceptors import CALL, LOG
 from deepmcat_server.lines import Lines
 from deepmcat_server.metrics import Metrics
+from deepmcat_server.quotas import Quotas
 from deepmcat_server.requests import MAX_ITEM_ID_BYTES, Announced, Item, read_item
 from deepmcat_server.status import outcome_of, to_status
 from deepmcat_server.streams import Closing, Inbox, answer_in_order
@@ -44,6 +45,7 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
         admission: Admission,
         metrics: Metrics,
         closing: Closing,
+        quotas: Quotas,
         decoders: Sequence[str],
     ) -> None:
         self.settings = settings
@@ -52,6 +54,7 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
         self.metrics = metrics
         # Announced images have room before they are there. Half of it at most, so that a slow line never has it all.
         self.uploads = Admission(max_images=settings.max_queue, max_bytes=settings.max_pending_bytes // 2)
+        self.quotas = quotas
         self._closing = closing
         self._decoders = tuple(decoders)
 
@@ -63,6 +66,7 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
                 item = self.read_item(request)
                 if isinstance(item.content, Announced):
                     raise InvalidRequest("chunked images are for CategorizeStream", "image.chunked")
+                self.quotas.take(CALL.get().caller, item.size_bytes)
                 permit = self.admission.enter_now(item.size_bytes)
             del request  # it holds the image a second time
             with permit:
@@ -145,6 +149,12 @@ class _Stream:
 
     async def _receive(self, item: Item, deadline: float) -> asyncio.Task[pb.CategorizeStreamResponse] | None:
         """The task for an item, as soon as there is room for it. deadline: of its answer, by the loop's clock."""
+        try:
+            await self._servicer.quotas.wait(CALL.get().caller, item.size_bytes, deadline)
+        except QuotaExceeded as error:
+            if isinstance(item.content, Announced):
+                self._to_skip = item.size_bytes
+            return self._refused(item.item_id, error)
         if isinstance(item.content, Announced):
             return await self._upload(item, deadline)
         try:

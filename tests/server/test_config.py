@@ -9,6 +9,11 @@ import pytest
 from deepmcat_core.errors import ConfigError
 from deepmcat_server.config import load, parse_address
 
+TLS = ["tls_cert=cert", "tls_key=key"]
+MTLS = [*TLS, "tls_client_ca=ca"]
+JWT = ["jwt_issuer=https://issuer.example", "jwt_audience=deepmcat", "jwt_jwks=https://issuer.example/certs"]
+OPEN = {"listen": "0.0.0.0:50051", "insecure": True}
+
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch):
@@ -43,6 +48,23 @@ def test_flags_over_variables_over_file_over_defaults(monkeypatch, tmp_path: Pat
         ({"flags": {"listen": "0.0.0.0:50051"}}, "--insecure"),
         ({"flags": {"admin": "[::]:9464"}}, "--insecure"),
         ({"flags": {"listen": "example.org:50051"}}, "--insecure"),
+        ({"flags": {"listen": "0.0.0.0:50051"}}, "tls_cert"),
+        ({"flags": {"admin": "0.0.0.0:9464"}, "sets": TLS}, "admin .* speaks plaintext"),
+        ({"sets": TLS[:1]}, "tls_cert and tls_key belong together"),
+        ({"sets": ["tls_client_ca=ca"]}, "tls_client_ca needs tls_cert"),
+        ({"sets": [*TLS, "tls_client_ca=ca"]}, "tls_client_ca needs certificate_scopes"),
+        ({"sets": ["certificate_scopes={'**'=['read']}"]}, "certificate_scopes needs tls_client_ca"),
+        ({"sets": [*MTLS, "certificate_scopes={'*.example'=['read']}"]}, "begins with jwt:, spiffe://, dns:"),
+        ({"sets": [*MTLS, "certificate_scopes={'**'=['write']}"]}, "'categorize', 'read' or 'admin'"),
+        ({"sets": JWT[:2]}, "jwt_issuer, jwt_audience and jwt_jwks belong together"),
+        ({"sets": [*JWT[:2], "jwt_jwks=http://issuer.example/certs"]}, "an https URL is needed"),
+        ({"sets": [*JWT[:2], "jwt_jwks=file:///etc/keys"]}, "an https URL is needed"),
+        ({"sets": [*JWT, "jwt_algorithms=['HS256']"]}, "jwt_algorithms"),
+        ({"sets": [*JWT, "jwt_algorithms=['none']"]}, "jwt_algorithms"),
+        ({"sets": [*JWT, "jwt_algorithms=[]"]}, "jwt_algorithms"),
+        ({"sets": ["quotas={'**'={images_per_s=-1}}"]}, "quotas"),
+        ({"sets": ["quotas={'**'={images=1}}"]}, "quotas"),
+        ({"flags": OPEN, "sets": ["anonymous_scopes=['admin']"]}, "anonymous_scopes has admin"),
     ],
 )
 def test_mistakes_get_a_sentence(arguments, sentence):
@@ -61,6 +83,22 @@ def test_bad_variable_gets_a_sentence(monkeypatch):
 def test_plaintext_beyond_this_machine_only_when_asked_for():
     """--insecure is the way to listen on other addresses without TLS."""
     assert load(flags={"listen": "0.0.0.0:1", "insecure": True}).listen == "0.0.0.0:1"
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        TLS,
+        [*MTLS, "certificate_scopes={'spiffe://h.example/**'=['categorize', 'admin']}"],
+        [*MTLS, *JWT],
+        [*TLS, *JWT, "anonymous_scopes=['admin']"],
+        [*TLS, *JWT[:2], "jwt_jwks=/keys/jwks.json"],
+        [*TLS, *JWT[:2], "jwt_jwks=http://127.0.0.1:8080/certs"],
+    ],
+)
+def test_beyond_this_machine_with_tls(sets):
+    """With a certificate a server may listen anywhere, and ask for client certificates, tokens or both."""
+    assert load(flags={"listen": "0.0.0.0:1"}, sets=sets).tls_cert == Path("cert")
 
 
 @pytest.mark.parametrize(

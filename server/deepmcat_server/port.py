@@ -1,0 +1,64 @@
+"""The gRPC port: where it is bound, with which certificate, and within which limits."""
+
+from __future__ import annotations
+
+import socket
+
+import grpc
+import grpc.aio
+
+from deepmcat_core.errors import ConfigError
+from deepmcat_server.config import Address, Settings
+from deepmcat_server.gate import MAX_PROBES
+
+HANDSHAKE_TIMEOUT_S = 20
+
+
+def options(settings: Settings) -> list[tuple[str, int]]:
+    """The limits that gRPC holds. Those of a connection, unless said otherwise."""
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        # More than the first is refused at random up to the second, which is refused always (gRFC L100).
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+        # One connection queues what is more. Above the gate's bounds, so that its refusals reach the caller.
+        ("grpc.max_concurrent_streams", 2 * (settings.max_streams + settings.max_calls + MAX_PROBES)),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),  # of the port
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_S * 1000),
+        ("grpc.so_reuseport", 0),  # a second server on the port is a mistake to report, not a sharer of calls
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        *_ages(settings),
+    ]
+
+
+def _ages(settings: Settings) -> list[tuple[str, int]]:
+    """How old a connection gets: gRFC A9. gRPC adds a tenth of it at random, so that not all come back at once."""
+    if not settings.max_connection_age_s:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", round(settings.max_connection_age_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(settings.max_connection_age_grace_s * 1000)),
+    ]
+
+
+def bind(server: grpc.aio.Server, address: Address, credentials: grpc.ServerCredentials | None) -> Address:
+    """Bind `address`, with TLS where there are credentials; the address with its actual port. Raises ConfigError."""
+    try:
+        _try_bind(address)  # gRPC says why in a line of its own on stderr, and in no exception
+        if credentials is None:
+            return Address(address.host, server.add_insecure_port(str(address)))
+        return Address(address.host, server.add_secure_port(str(address), credentials))
+    except (OSError, RuntimeError) as error:
+        why = f": {error.strerror.lower()}" if isinstance(error, OSError) and error.strerror else ""
+        raise ConfigError(f"cannot listen on {address}{why}; choose another address with --listen") from error
+
+
+def _try_bind(address: Address) -> None:
+    family, kind, *_, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(target)
