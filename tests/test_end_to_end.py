@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +39,8 @@ def deepmcat(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def write(path: Path, plane: npt.NDArray[np.int16], kind: str, number: int) -> None:
-    """A CT or MR image with a patient, texts and UIDs that must stay in the file."""
+def write(path: Path, plane: npt.NDArray[np.int16], kind: str, number: int, canaries: Any = None) -> None:
+    """A CT or MR image with a patient, texts and UIDs that must stay in the file; canaries: in all else, too."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage if kind == "CT" else MRImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -56,11 +57,14 @@ def write(path: Path, plane: npt.NDArray[np.int16], kind: str, number: int) -> N
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
     data.RescaleSlope, data.RescaleIntercept = "1", "-1024"
     data.PixelData = plane.astype("<i2").tobytes()
+    if canaries is not None:
+        canaries.fill(data)
+        data.preamble = canaries.text().encode().ljust(128, b"\0")
     pydicom.dcmwrite(path, data, enforce_file_format=True)
 
 
-def archive(folder: Path) -> list[Path]:
-    """Sixty images of two kinds: bright discs, and stripes."""
+def archive(folder: Path, canaries: Any) -> list[Path]:
+    """Sixty images of two kinds: bright discs, and stripes; every twentieth is full of canaries."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[0:64, 0:64]
     folder.mkdir()
@@ -70,7 +74,7 @@ def archive(folder: Path) -> list[Path]:
         disc = 800 * (np.hypot(rows - centre[0], columns - centre[1]) < rng.uniform(12, 20))
         stripes = 400 + 400 * np.sin(columns / rng.uniform(2, 3) + rng.uniform(0, 6))
         plane = (disc if kind == "CT" else stripes) + rng.normal(0, 40, size=(64, 64))
-        write(folder / f"{CANARY}{number:03d}.dcm", plane, kind, number)
+        write(folder / f"{CANARY}{number:03d}.dcm", plane, kind, number, None if number % 20 else canaries)
     return sorted(folder.iterdir())
 
 
@@ -89,11 +93,14 @@ class World:
 
 
 @pytest.fixture(name="world", scope="module")
-def world_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world_fixture(tmp_path_factory: pytest.TempPathFactory, canaries: Any) -> Iterator[World]:
     """Sixty DICOM files prepared, trained on, and served by a process of its own."""
     folder = tmp_path_factory.mktemp("world")
-    files = archive(folder / "archive")
-    prepared = deepmcat("prepare", folder / "archive", "--out", folder / "dataset", "--workers", "1")
+    files = archive(folder / "archive", canaries)
+    damaged = folder / "damaged" / f"{CANARY}.dcm"
+    damaged.parent.mkdir()
+    damaged.write_bytes(files[0].read_bytes()[:-100])
+    prepared = deepmcat("prepare", folder / "archive", damaged.parent, "--out", folder / "dataset", "--workers", "1")
     assert prepared.returncode == 0, prepared.stderr
     trained = deepmcat("train", folder / "dataset", "--out", folder / "artifact", "--recipe", "frozen")
     assert trained.returncode == 0, trained.stderr
@@ -178,30 +185,51 @@ def test_two_kinds_are_two_kinds(world: World) -> None:
     assert kinds[0].isdisjoint(kinds[1])
 
 
-def test_no_patient_text_gets_out(world: World) -> None:
-    """Names, texts and UIDs of the files are in no answer, log, metric, trace of the command line, or artifact."""
+def kept(folder: Path) -> dict[str, str]:
+    """What is in the files of a folder, by name, tables unpacked; names included."""
+    texts = {"names": " ".join(str(path.relative_to(folder)) for path in folder.rglob("*"))}
+    for path in folder.rglob("*"):
+        if path.suffix == ".parquet":
+            table = parquet.read_table(path)
+            texts[path.name] = f"{table.schema} {table.to_pylist()}"
+        elif path.is_file():
+            texts[path.name] = path.read_bytes().decode("latin-1")
+    return texts
+
+
+def test_no_patient_text_gets_out(world: World, canaries: Any) -> None:
+    """Names, texts and UIDs of the files are in no answer, log, metric, trace of the command line, or artifact.
+
+    Nor in the dataset, but for paths, in the two files that say where images are and which could not be read.
+    """
     from urllib.request import urlopen
 
     uids = [str(pydicom.dcmread(world.files[0]).SOPInstanceUID), str(pydicom.dcmread(world.files[1]).SeriesInstanceUID)]
     with Client(world.listen) as client:
         answers = repr(list(client.categorize_stream((n, path) for n, path in enumerate(world.files[:4]))))
         described = repr(client.get_artifact()) + repr(client.list_categories())
-    metrics = urlopen(f"http://{world.admin}/metrics").read().decode()
-    artifact = b"".join(p.read_bytes() for p in world.artifact.rglob("*") if p.is_file()).decode("latin-1")
-    manifest = (world.dataset / "manifest.parquet").read_bytes().decode("latin-1")
-
-    for name, text in {
+    dataset = kept(world.dataset)
+    paths = {name: dataset.pop(name) for name in ("sources.parquet", "report.jsonl")}
+    said = {
         "answers": answers,
         "description": described,
-        "metrics": metrics,
+        "metrics": urlopen(f"http://{world.admin}/metrics").read().decode(),
         "log": world.log.read_text(),
         "terminal": world.outputs,
-        "artifact": artifact,
-        "manifest": manifest,
-    }.items():
-        assert text
+        **{f"artifact: {name}": text for name, text in kept(world.artifact).items()},
+        **{f"dataset: {name}": text for name, text in dataset.items()},
+    }
+
+    assert {"dataset: manifest.parquet", "artifact: manifest.json"} <= said.keys()
+    for name, text in paths.items():
+        assert CANARY in text, name
+        assert canaries.found_in(text) == set(), name
+    assert len(canaries.found_in(world.files[0].read_bytes())) > 2000
+    for name, text in said.items():
+        assert text, name
         assert CANARY not in text, name
         assert not any(uid in text for uid in uids), name
+        assert canaries.found_in(text) == set(), name
 
 
 def test_the_server_ends_politely(world: World) -> None:
