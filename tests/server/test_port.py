@@ -17,10 +17,10 @@ ALONE = [("grpc.use_local_subchannel_pool", 1)]
 
 async def test_metadata_has_a_limit(serving: Any) -> None:
     """A call whose metadata is over max_metadata_bytes is refused; below it a large token has room."""
-    async with serving(max_metadata_bytes=16384) as served:
-        await served.stub.GetArtifact(ASK, metadata=(("x-large", "x" * 12000),))
+    async with serving(max_metadata_bytes=32768) as served:
+        await served.stub.GetArtifact(ASK, metadata=(("x-large", "x" * 30000),))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await served.stub.GetArtifact(ASK, metadata=(("x-large", "x" * 20000),))
+            await served.stub.GetArtifact(ASK, metadata=(("x-large", "x" * 33000),))
 
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 

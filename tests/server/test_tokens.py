@@ -78,10 +78,11 @@ def reading_fixture(issuer: Issuer, registry: CollectorRegistry, clock: Clock) -
 
 @pytest.fixture(name="web")
 def web_fixture() -> Iterator[Any]:
-    """An HTTP server on loopback: `answer` is what it says, `asked` how often."""
+    """An HTTP server on loopback: `answer` is what it says, `asked` how often; at /elsewhere it says `elsewhere`."""
 
     class Web:
         answer: tuple[int, dict[str, str], bytes] = (200, {}, b"{}")
+        elsewhere = b""
         asked = 0
         free = threading.Event()
         url = ""
@@ -93,7 +94,7 @@ def web_fixture() -> Iterator[Any]:
         def do_GET(self) -> None:
             web.asked += 1
             web.free.wait(10)
-            status, headers, body = web.answer
+            status, headers, body = (200, {}, web.elsewhere) if self.path == "/elsewhere" else web.answer
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -322,6 +323,7 @@ async def test_keys_go_on_where_they_cannot_be_fetched(
     issuer: Issuer, reading: Any, web: Any, registry: CollectorRegistry, clock: Clock, answer: Any
 ) -> None:
     """An answer that is no key set changes nothing and is counted; after a day the keys are too old to believe."""
+    web.elsewhere = issuer.jwks
     web.answer = (200, {}, issuer.jwks)
     async with reading(web.url) as tokens:
         web.answer = answer
