@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry
 
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
+from deepmcat_client import AsyncClient, Tls
+from deepmcat_client.errors import PermissionDenied, Unauthenticated
 from deepmcat_core.errors import ConfigError
 from deepmcat_core.logs import JsonFormatter
 from deepmcat_server.certificates import Certificates, Files
@@ -103,6 +105,28 @@ async def test_tokens_beside_mutual_tls(serving: Any, authority: Authority, tmp_
             await stub.GetArtifact(ASK)
 
     assert without.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_our_client_brings_both(serving: Any, authority: Authority, tmp_path: Path, pngs: Any) -> None:
+    """With `tls` and `token` the Python client is let in, and told apart what it lacks."""
+    files, issuer = authority.issue("server", LOOPBACK).write(tmp_path), Issuer(tmp_path)
+    (tmp_path / "ca.crt").write_bytes(authority.cert)
+    own = tmp_path / "client"
+    own.mkdir()
+    names = authority.issue("gateway").write(own)
+    tls = Tls(ca=tmp_path / "ca.crt", cert=Path(names["tls_cert"]), key=Path(names["tls_key"]))
+    token = issuer.token(scope="deepmcat.categorize")
+    async with serving(**files, **issuer.settings, tls_client_ca=str(tmp_path / "ca.crt")) as served:
+        address = str(served.running.listen)
+        async with AsyncClient(address, tls=tls, token=token) as client:
+            answer = await client.categorize(pngs[2])
+            with pytest.raises(PermissionDenied):
+                await client.get_artifact()
+        async with AsyncClient(address, tls=tls, token="invented") as client:
+            with pytest.raises(Unauthenticated):
+                await client.categorize(pngs[2])
+
+    assert answer.assignment.cluster_id == 2
 
 
 async def test_a_certificate_is_replaced_under_traffic(
