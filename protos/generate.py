@@ -14,15 +14,15 @@ import tempfile
 from pathlib import Path
 
 PROTOS = Path(__file__).parent
-CONTRACT = "deepmcat/v1/categorization.proto"
+CONTRACTS = ("deepmcat/v1/categorization.proto", "deepmcat/v1/admin.proto")
 GENERATED = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
 
 
 def generate(target: Path) -> list[Path]:
     """Write the code below `target`; returns the files' paths relative to it."""
     out = [f"--{kind}_out={target}" for kind in ("python", "pyi", "grpc_python")]
-    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *out, CONTRACT], check=True)
-    return [Path(CONTRACT.removesuffix(".proto") + ending) for ending in GENERATED]
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *out, *CONTRACTS], check=True)
+    return [Path(contract.removesuffix(".proto") + ending) for contract in CONTRACTS for ending in GENERATED]
 
 
 def stale() -> list[str]:

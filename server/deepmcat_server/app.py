@@ -26,6 +26,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
+from deepmcat.v1 import admin_pb2_grpc as admin_pb_grpc
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
 from deepmcat_core import logs
@@ -35,9 +36,10 @@ from deepmcat_core.decode_death import Cause
 from deepmcat_core.decode_limits import unenforced
 from deepmcat_core.decode_pool import DecodePool
 from deepmcat_core.engine import open_engine as _open_engine
-from deepmcat_server import port, ready_files
+from deepmcat_server import admin_servicer, audit, port, ready_files
 from deepmcat_server.access import Access
 from deepmcat_server.admin import Admin
+from deepmcat_server.admin_servicer import AdminServicer
 from deepmcat_server.admission import Admission
 from deepmcat_server.artifact_watch import ArtifactWatch
 from deepmcat_server.batcher import Batcher
@@ -148,8 +150,9 @@ async def run_server(
                 quotas=security.quotas,
                 decoders=decoders(),
             )
+            administrator = AdminServicer(rollout, audit.record) if settings.admin_service else None
             async with (
-                _grpc_server(settings, servicer, metrics, admin, closing, security) as listen,
+                _grpc_server(settings, servicer, administrator, metrics, admin, closing, security) as listen,
                 ArtifactWatch(paths, found, rollout.follow, poll_s=settings.artifact_poll_s),
             ):
                 yield Running(
@@ -204,6 +207,7 @@ def _open_pool(settings: Settings, metrics: Metrics, workers: int) -> DecodePool
 async def _grpc_server(
     settings: Settings,
     servicer: CategorizationServicer,
+    administrator: AdminServicer | None,
     metrics: Metrics,
     admin: Admin,
     closing: Closing,
@@ -221,10 +225,12 @@ async def _grpc_server(
     probes = Health()
     pb_grpc.add_CategorizationServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(probes, server)
+    services = [SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+    if administrator is not None:
+        admin_pb_grpc.add_AdminServiceServicer_to_server(administrator, server)  # type: ignore[no-untyped-call]
+        services.append(admin_servicer.SERVICE)
     if settings.reflection:
-        reflection.enable_server_reflection(
-            (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
-        )
+        reflection.enable_server_reflection(services, server)
     listen = port.bind(server, parse_address(settings.listen), security.credentials)
     await probes.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
     await server.start()

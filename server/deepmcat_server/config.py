@@ -151,6 +151,7 @@ class Settings(BaseSettings):
     grace_s: Seconds = 30.0  # then, for what is still open
     catalog_poll_s: float = Field(default=2.0, gt=0, le=3600)
 
+    admin_service: bool = False  # deepmcat.v1.AdminService, for callers with the scope admin
     artifacts: dict[ArtifactName, Path] = {}  # beside the default one, by name
     artifact_poll_s: Seconds = 2.0  # 0: what lies at the paths is not looked at again
     keep_artifacts: int = Field(default=1, ge=0, le=64)  # of those in force before, by name, for rollback
