@@ -25,6 +25,7 @@ CODES = {
     "NOT_AN_IMAGE": grpc.StatusCode.INVALID_ARGUMENT,
     "CORRUPT_IMAGE": grpc.StatusCode.INVALID_ARGUMENT,
     "ARTIFACT_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "QUOTA_EXCEEDED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "SERVER_BUSY": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "SERVER_CLOSING": grpc.StatusCode.UNAVAILABLE,
 }

@@ -16,6 +16,7 @@ from deepmcat_client.errors import (
     CorruptImage,
     DeadlineExceeded,
     InvalidRequest,
+    ServerBusy,
     Unauthenticated,
     Unavailable,
 )
@@ -161,6 +162,18 @@ def test_the_deadline_holds_across_retries(client_of: Callable[..., Any]) -> Non
     ):
         client.categorize(b"x")
     assert servicer.unary_calls == 3
+
+
+def test_a_wait_that_ends_too_late_is_not_begun(client_of: Callable[..., Any]) -> None:
+    """Where the server asks for more time than there is, its refusal is raised at once."""
+
+    async def refuse(servicer: FakeServicer, request: Any, context: Any) -> None:
+        await fail(context, "SERVER_BUSY", retry_s=20)
+
+    servicer = FakeServicer(unary=refuse)
+    with serving_in_thread(servicer) as target, client_of(target, timeout_s=5) as client, pytest.raises(ServerBusy):
+        client.categorize(b"x")
+    assert servicer.unary_calls == 1
 
 
 def test_a_token_goes_with_every_call_and_is_read_again(client_of: Callable[..., Any], tmp_path: Path) -> None:

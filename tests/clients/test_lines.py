@@ -163,3 +163,25 @@ async def test_a_server_without_room_is_sent_less_at_once() -> None:
 
     assert sizes(answers) == [(n, n) for n in range(1, 121)]
     assert len(servicer.received) < 2 * 120
+
+
+async def test_a_caller_without_quota_sends_nothing_until_there_is_some() -> None:
+    """QUOTA_EXCEEDED says when: until then nothing more is sent, since all of it would be refused too."""
+    refused_until = 0.0
+
+    async def rationed(
+        servicer: FakeServicer, call: int, received: AsyncIterator[Received], context: Any
+    ) -> AsyncIterator[pb.CategorizeStreamResponse]:
+        nonlocal refused_until
+        async for image in received:
+            now = asyncio.get_running_loop().time()
+            refused_until = refused_until or now + 0.5
+            left_s = refused_until - now
+            yield respond(image, status("QUOTA_EXCEEDED", retry_s=left_s + 0.01) if left_s > 0 else None)
+
+    servicer = FakeServicer(stream=rationed)
+    async with serving(servicer) as address, AsyncClient(address, retry=QUICK, in_flight=4) as client:
+        answers = [pair async for pair in client.categorize_stream(images(40))]
+
+    assert sizes(answers) == [(n, n) for n in range(1, 41)]
+    assert len(servicer.received) <= 40 + 4
