@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -112,25 +113,43 @@ def neighbours_on_features(features: Floats, settings: NeighboursSettings, run: 
 
 
 def paper(own: bool) -> Callable[[Task], Fitted]:
-    """Paper mode on a CPU: `deepmcat2021-small` on few images. own: its own last k-means, not the final stage."""
+    """Paper mode on a CPU: `deepmcat2021-small` on few images. own: its own last k-means, not the final stage.
+
+    All fit images are then assigned, as a server would do it, so that groups are named as those of other methods are.
+    """
 
     def fit(task: Task) -> Fitted:
-        small = task.reduced(PAPER["images"], PAPER["size"])
+        small, whole = (task.reduced(images, PAPER["size"]) for images in (PAPER["images"], len(task.fold.fit)))
         settings = _settings("deepmcat2021-small", PAPER_SETTINGS, task.seed)
-        parts = (small.fold.fit, small.fold.calibration, small.fold.test)
         start = time.monotonic()
         images = SplitImages(small.images, small.fold.fit, task.device)
         trained = recipes.find("deepmcat2021-small").train(images, settings, _run("deepmcat2021-small", small))
         seconds = {"train": time.monotonic() - start}
+        features = [
+            raw(trained.encoder, small.images, rows, task.device) for rows in (small.fold.fit, small.fold.calibration)
+        ]
+        known = raw(trained.encoder, whole.images, np.concatenate([whole.fold.test, whole.fold.fit]), task.device)
         if own:
-            fit_features, _, test_features = (raw(trained.encoder, small.images, rows, task.device) for rows in parts)
-            fitted = baselines.own_last_kmeans(fit_features, test_features, settings, task.ks)
+            fitted = baselines.own_last_kmeans(features[0], known, settings, task.ks)
         else:
-            embedded, seconds["embed"] = _embedded(trained.encoder, small.images, parts, task.device)
+            embedded = [embeddings(trained.encoder, part, task.device) for part in (*features, known)]
             fitted = final_stage(embedded, trained.encoder.views, settings.final, task.device)
-        return baselines.timed(fitted, seconds)
+        return baselines.timed(_with_all_fit_images(fitted, len(whole.fold.test)), seconds)
 
     return fit
+
+
+def _with_all_fit_images(fitted: Fitted, test: int) -> Fitted:
+    """`fitted`, whose test images are followed by all fit images: those take the place of the few it was fitted to."""
+
+    def split(clusters: Clusters) -> Clusters:
+        return Clusters(k=clusters.k, fit=clusters.test[test:], test=clusters.test[:test])
+
+    verdicts = fitted.verdicts
+    if verdicts is not None:
+        verdicts = Verdicts(p_values=verdicts.p_values[:test], scores=verdicts.scores[:test])
+    runs = {k: split(clusters) for k, clusters in fitted.runs.items()}
+    return replace(fitted, fine=split(fitted.fine), runs=runs, verdicts=verdicts)
 
 
 def _settings(name: str, given: Mapping[str, Any], seed: int) -> Any:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from benchmarks.quality import clicks, outliers, scoring
+from benchmarks.quality import clicks, outliers, recipe_methods, scoring
 from benchmarks.quality.fitted import Clusters, Fitted, Verdicts
 from benchmarks.quality.problems import Fold, Problem
 from benchmarks.quality.statistics import Summary
@@ -146,3 +146,18 @@ def test_a_difference_needs_intervals_that_do_not_touch() -> None:
     assert high.above(low)
     assert not high.above(Summary.of([0.5, 0.9, 0.7]))
     assert not Summary.of([0.99]).above(low)
+
+
+def test_groups_of_a_method_on_few_images_are_named_after_all_fit_images() -> None:
+    """A method fitted to 3 of the 14 images is scored like one fitted to all, once all of them are assigned."""
+    problem, fitted = one_fold()
+    both = Clusters(k=3, fit=FINE[:3], test=np.concatenate([FINE, FINE]))
+    verdicts = Verdicts(p_values=np.linspace(0, 1, 28), scores=np.zeros(28))
+    few = Fitted(fine=both, tree=TREE, runs={3: both}, suggested_k=2, verdicts=verdicts)
+
+    found = recipe_methods._with_all_fit_images(few, 14)
+
+    assert scoring.score(problem, [found]) == scoring.score(problem, [fitted])
+    assert len(found.runs[3].test) == len(found.runs[3].fit) == 14
+    assert found.verdicts is not None
+    np.testing.assert_array_equal(found.verdicts.p_values, verdicts.p_values[:14])
