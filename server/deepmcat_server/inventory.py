@@ -33,8 +33,7 @@ async def inventory(rollout: Rollout) -> list[Entry]:
     entries: list[Entry] = []
     for name in sorted(rollout.lines.in_force):
         found = await rollout.found(name)
-        ids = await asyncio.to_thread(lambda found=found: [_id(each) for each in found])
-        entries += _of_name(rollout, name, list(zip(ids, found, strict=True)))
+        entries += _of_name(rollout, name, await asyncio.to_thread(_identified, found))
     listed = {entry.line for entry in entries}
     return entries + [_loaded("", "", line, "loaded") for line in rollout.lines if line not in listed]
 
@@ -61,6 +60,10 @@ def _loaded(name: str, version: str, line: Line, state: State) -> Entry:
     return Entry(
         name=name, version=version, artifact_id=line.artifact_id, state=state, size_bytes=line.size_bytes, line=line
     )
+
+
+def _identified(found: tuple[Found, ...]) -> list[tuple[str, Found]]:
+    return [(_id(each), each) for each in found]
 
 
 def _id(found: Found) -> str:
