@@ -6,12 +6,13 @@ ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
-EXTRAS := trainer,server,pretrained,cpu,dicom,demo
+EXTRAS := trainer,server,pretrained,cpu,dicom,demo,triton
+TRITON_PYTHON ?= /usr/bin/python3.11
 TORCH := $(shell sed -n 's/^torch==//p' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-protobuf7 conformance fuzz lint format docs protos contract bench bench-quality bench-scale bench-decode wheel clean
+.PHONY: help setup demo test test-slow test-triton test-protobuf7 conformance fuzz lint format docs protos contract bench bench-quality bench-scale bench-decode wheel clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +31,9 @@ test: setup ## Set up, and run the fast tests
 
 test-slow: setup ## Run the tests that take more than ten seconds each
 	$(PY) -m pytest -m slow $(ARGS)
+
+test-triton: setup .venv-triton/.setup ## Test exported model repositories with a real tritonserver, where there is Debian's or Ubuntu's Python 3.11
+	$(PY) -m pytest -m slow tests/trainer/test_export.py $(ARGS)
 
 # The tests of the wire contract, in an environment that has only a client's packages and protobuf 7.
 test-protobuf7: .venv-protobuf7/.setup ## Check that the generated code and the client work with protobuf 7 too
@@ -80,7 +84,7 @@ wheel: setup ## Build the wheel into dist/
 	$(PY) -m pip wheel --no-deps --wheel-dir dist .
 
 clean: ## Remove the environments, what was built, and what tools keep; images and artifacts stay
-	rm -rf .venv .venv-bench .venv-protobuf7 build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .venv-protobuf7 .venv-triton build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # A missing prerequisite gets a sentence instead of a traceback. No network is probed.
 define check_python
@@ -107,6 +111,13 @@ endif
 
 # What $(VENV) has, and decoders to compare with: one of them is under the GPL, so they are installed nowhere else. One that
 # cannot be installed is named by the benchmark.
+# nvidia-pytriton brings tritonserver with its Python backend alone. That needs libpython3.11.so, which a Python built
+# by oneself has not.
+.venv-triton/.setup:
+	$(TRITON_PYTHON) -m venv .venv-triton
+	.venv-triton/bin/pip install nvidia-pytriton==0.7.0 onnxruntime
+	@touch $@
+
 .venv-bench/.setup: $(VENV)/.setup
 	$(PY) -m venv .venv-bench
 	$(PY) -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" > "$$(.venv-bench/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/deepmcat.pth"

@@ -60,6 +60,7 @@ GROUPS = {
         "serve": Command("deepmcat_server.commands.serve", "Serve an artifact over gRPC", "server,cpu"),
         "categorize": Command("deepmcat_client.commands.categorize", "Say what images are", "core,cpu"),
         "describe": Command("deepmcat_client.commands.describe", "Show an artifact and its categories", "core,cpu"),
+        "export": Command("deepmcat_trainer.commands.export", "Write ONNX or a Triton repository", "trainer,cpu"),
         "artifacts": Command("deepmcat_client.commands.artifacts", "Change which artifact a server answers with", ""),
     },
     "To begin with": {

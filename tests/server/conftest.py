@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import io
 import json
 import signal
@@ -22,15 +21,12 @@ from typing import Any
 import grpc
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image as PillowImage
 
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
-from deepmcat_core import artifact as artifacts
-from deepmcat_core.artifact import Artifact, Draft
+from deepmcat_core.artifact import Artifact
 from deepmcat_core.categorizer import Categorizer
 from deepmcat_core.engine import Engine
 from deepmcat_core.frame import ImageSource
@@ -157,44 +153,6 @@ def serving_fixture(artifact: Artifact, held: HeldEngine) -> Serving:
 def program_fixture() -> str:
     """`python -c` of it, with arguments, is `deepmcat serve`."""
     return PROGRAM
-
-
-def _onnx_projection(matrix: np.ndarray) -> bytes:
-    """The tests' random projection as an ONNX engine: (B, 1, S, S) uint8 → (B, D) unit vectors."""
-    pixels, dim = matrix.shape
-    size = round(pixels**0.5)
-    constants = {
-        "shape": np.array([-1, pixels], np.int64),
-        "scale": np.array(1 / 255, np.float32),
-        "half": np.array(0.5, np.float32),
-        "matrix": matrix,
-    }
-    nodes = [
-        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Reshape", ["floats", "shape"], ["flat"]),
-        helper.make_node("Mul", ["flat", "scale"], ["scaled"]),
-        helper.make_node("Sub", ["scaled", "half"], ["centred"]),
-        helper.make_node("MatMul", ["centred", "matrix"], ["projected"]),
-        helper.make_node("LpNormalization", ["projected"], ["embeddings"], axis=1, p=2),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "projection",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", 1, size, size])],
-        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["B", dim])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
-
-
-@pytest.fixture(name="onnx_artifact")
-def onnx_artifact_fixture(tmp_path: Path, draft: Draft) -> Path:
-    """The tiny artifact with an ONNX engine, as a CPU server runs it."""
-    folder = tmp_path / "artifact"
-    artifacts.write(folder, dataclasses.replace(draft, onnx=_onnx_projection(draft.encoder["matrix"])))
-    return folder
 
 
 @dataclass(frozen=True, kw_only=True)

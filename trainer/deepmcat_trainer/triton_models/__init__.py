@@ -1,0 +1,1 @@
+"""What `deepmcat export --triton` copies into a model repository: run by Triton, and by nothing here."""
