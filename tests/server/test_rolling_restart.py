@@ -35,7 +35,7 @@ class Replica:
     def start(self) -> None:
         """Start and wait until it serves."""
         ready = self._folder / f"ready-{self.address}-{next(self._starts)}"
-        settings = ["--set", "decode_workers=1", "--set", "drain_s=0.5", "--set", "grace_s=20"]
+        settings = ["--set", "decode_workers=1", "--set", "drain_s=0.5", "--set", "grace_s=60"]
         log = self._folder / f"{ready.name}.log"
         with log.open("wb") as stderr:
             command = [*self._command, "--admin", "127.0.0.1:0", "--ready-file", str(ready), *settings]
@@ -48,7 +48,7 @@ class Replica:
         """SIGTERM; the exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(60)
+        return self._process.wait(120)
 
     def kill(self) -> None:
         """Make sure that it is gone."""
@@ -97,9 +97,8 @@ def test_a_rolling_restart_loses_no_image(
         for replica in replicas:
             stack.callback(replica.kill)
             replica.start()
-        client = stack.enter_context(
-            Client(form.format(*(replica.address for replica in replicas)), images_per_call=50)
-        )
+        target = form.format(*(replica.address for replica in replicas))
+        client = stack.enter_context(Client(target, images_per_call=50, timeout_s=120))
         for pair in client.categorize_stream(images()):
             answers.append(pair)
             if len(answers) == 20:
@@ -109,6 +108,6 @@ def test_a_rolling_restart_loses_no_image(
     assert rollout.codes == [0, 0]
     assert len(answers) >= AT_LEAST
     assert [number for number, _ in answers] == list(range(len(answers)))
-    assert {type(answer) for _, answer in answers} == {Categorization}
+    assert [pair for pair in answers if not isinstance(pair[1], Categorization)] == []
     clusters = [answer.assignment.cluster_id for _, answer in answers if isinstance(answer, Categorization)]
     assert clusters == [number % len(pngs) for number in range(len(answers))]
