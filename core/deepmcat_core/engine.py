@@ -108,13 +108,34 @@ def checked_images(images: npt.NDArray[Any]) -> Images:
     return images
 
 
+class OutOfMemory(InferenceError):
+    """The batch was too large for the device; a smaller one may do."""
+
+
+class BadEmbeddings(InferenceError):
+    """Some embeddings of a batch are not finite unit vectors; the others are as good as ever.
+
+    embeddings: (B, D), all of them. bad: (B,), which.
+    """
+
+    def __init__(self, embeddings: Floats, bad: npt.NDArray[np.bool_]) -> None:
+        super().__init__("the encoder gave embeddings that are not finite unit vectors")
+        self.embeddings = embeddings
+        self.bad = bad
+
+    def with_nan(self) -> Floats:
+        """The embeddings, with NaN in the rows that are none."""
+        return np.where(self.bad[:, None], np.float32(np.nan), self.embeddings)
+
+
 def checked_embeddings(embeddings: Floats, shape: tuple[int, int]) -> Floats:
-    """`embeddings`, where they are finite unit vectors of this shape. Raises InferenceError."""
+    """`embeddings`, where they are finite unit vectors of this shape. Raises InferenceError, BadEmbeddings."""
     if embeddings.shape != shape:
         raise InferenceError(f"the encoder gave embeddings of shape {embeddings.shape} instead of {shape}")
     off = np.abs(np.linalg.norm(embeddings, axis=1) - 1)
-    if not (off <= UNIT_TOLERANCE).all():  # false for NaN too
-        raise InferenceError("the encoder gave embeddings that are not finite unit vectors")
+    good = off <= UNIT_TOLERANCE  # false for NaN too
+    if not good.all():
+        raise BadEmbeddings(embeddings, ~good)
     return embeddings
 
 

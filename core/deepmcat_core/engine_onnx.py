@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from deepmcat_core.cpus import available_cpus
-from deepmcat_core.engine import LARGEST_BATCH, Floats, Images, batches, checked_embeddings, checked_images
+from deepmcat_core.engine import LARGEST_BATCH, Floats, Images, OutOfMemory, batches, checked_embeddings, checked_images
 from deepmcat_core.errors import ArtifactDamaged, InferenceError, MissingExtra
 
 INPUT, OUTPUT = "images", "embeddings"
 
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Available memory of")  # it has no class for it
 
 
 class OnnxEngine:
@@ -59,6 +60,8 @@ class OnnxEngine:
         try:
             embeddings: Floats = self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(images)})[0]
         except Exception as error:  # ONNX Runtime's errors share no base class of their own
+            if any(sign in str(error) for sign in _NO_MEMORY):
+                raise OutOfMemory(f"ONNX Runtime ran out of memory on a batch of {len(images)}") from error
             raise InferenceError(f"the encoder failed on a batch of {len(images)} in ONNX Runtime") from error
         return embeddings
 

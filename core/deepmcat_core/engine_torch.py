@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from deepmcat_core.encoder import Encoder
-from deepmcat_core.engine import LARGEST_BATCH, Floats, Images, batches, checked_embeddings, checked_images
+from deepmcat_core.engine import LARGEST_BATCH, Floats, Images, OutOfMemory, batches, checked_embeddings, checked_images
 from deepmcat_core.errors import InferenceError
 from deepmcat_core.preprocessing import Preprocessing
 
@@ -80,6 +80,6 @@ def _translated(device: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise InferenceError(f"{device} ran out of memory; free it of other work or use device cpu") from error
+        raise OutOfMemory(f"{device} ran out of memory; free it of other work or use device cpu") from error
     except RuntimeError as error:
         raise InferenceError(f"the encoder failed on {device}") from error
