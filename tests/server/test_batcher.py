@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from deepmcat_server.batcher import Batcher, BatcherClosed, BatchFailed, BatchReport
+from deepmcat_server.batcher import Batcher, BatcherClosed, BatchFailed, BatchReport, Expired
 
 
 def planes(value: int, frames: int = 1) -> np.ndarray:
@@ -91,11 +91,21 @@ async def test_wrong_number_of_embeddings_is_a_failure():
 
 async def test_reports_say_what_a_batch_was(until):
     """A report has the frames, each item's wait, and the encoder's time, by the clock that was passed in."""
-    now = iter([0.0, 1.0, 5.0, 7.0])
+    now = 0.0
     reports: list[BatchReport] = []
-    batcher = Batcher(Engine().embed, max_batch=8, on_batch=reports.append, clock=lambda: next(now))
-    waiting = [asyncio.create_task(batcher.embed(planes(v, frames=2))) for v in range(2)]
-    await asyncio.sleep(0)
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        nonlocal now
+        now += 2
+        return np.zeros((len(images), 1), np.float32)
+
+    batcher = Batcher(embed, max_batch=8, on_batch=reports.append, clock=lambda: now)
+    waiting = []
+    for number in range(2):
+        waiting.append(asyncio.create_task(batcher.embed(planes(number, frames=2))))
+        await asyncio.sleep(0)
+        now += 1
+    now += 3
     async with batcher:
         await asyncio.gather(*waiting)
 
@@ -150,3 +160,139 @@ async def test_those_who_leave_take_no_place_from_those_who_wait(until, hops, cl
     done, _ = await asyncio.wait([first, last], timeout=5)
     assert done == {first, last}
     assert last.result().tolist() == [[3]]
+
+
+class Poisoned:
+    """Fails on every batch that has one of some images in it; what it gives for others is their first pixel."""
+
+    def __init__(self, *poison: int, error: type[Exception] = RuntimeError) -> None:
+        self._poison = poison
+        self._error = error
+        self.batches: list[int] = []
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        self.batches.append(len(images))
+        if set(self._poison) & set(images[:, 0, 0, 0].tolist()):
+            raise self._error
+        return images[:, 0, 0, :1].astype(np.float32)
+
+
+async def together(batcher: Batcher, values: range) -> list[np.ndarray | BaseException]:
+    """What becomes of one batch of these images."""
+    tasks = [asyncio.create_task(batcher.embed(planes(v))) for v in values]
+    await asyncio.sleep(0)
+    async with batcher:
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("poison", range(16))
+async def test_poison_fails_alone(poison):
+    """One image that no batch survives fails; the others of its batch are answered, each run at most 1 + log2 times."""
+    engine = Poisoned(poison)
+    answers = await together(Batcher(engine.embed, max_batch=16), range(16))
+
+    assert [v for v, answer in enumerate(answers) if isinstance(answer, BatchFailed)] == [poison]
+    assert [float(a[0, 0]) for a in answers if isinstance(a, np.ndarray)] == [v for v in range(16) if v != poison]
+    assert sum(engine.batches) <= 16 + 2 * 16
+    assert len(engine.batches) == 1 + 2 * 4
+
+
+async def test_two_poisons_of_one_half_fail_alone():
+    """Several images at fault are all found where a part of the batch works."""
+    answers = await together(Batcher(Poisoned(1, 2).embed, max_batch=8), range(8))
+    assert [v for v, answer in enumerate(answers) if isinstance(answer, BatchFailed)] == [1, 2]
+
+
+async def test_device_that_fails_everything_is_asked_twice_more():
+    """Where both halves of a batch fail it is the device, and nothing is tried again beyond that."""
+    engine = Poisoned(*range(16))
+    answers = await together(Batcher(engine.embed, max_batch=16), range(16))
+    assert all(isinstance(answer, BatchFailed) for answer in answers)
+    assert engine.batches == [16, 8, 8]
+
+
+async def test_row_that_is_no_number_fails_alone():
+    """An embedding that is not finite fails its image, and nothing is run again for it."""
+    batches = []
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        batches.append(len(images))
+        rows = images[:, 0, 0, :1].astype(np.float32)
+        rows[rows == 3] = np.nan
+        return rows
+
+    answers = await together(Batcher(embed, max_batch=8), range(8))
+    assert [v for v, answer in enumerate(answers) if isinstance(answer, BatchFailed)] == [3]
+    assert batches == [8]
+
+
+class Small:
+    """A device with memory for so many images at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.batches: list[int] = []
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        self.batches.append(len(images))
+        if len(images) > self._most:
+            raise MemoryError
+        return images[:, 0, 0, :1].astype(np.float32)
+
+
+async def test_out_of_memory_halves_the_batch_and_is_remembered():
+    """A batch too large for the device is run in parts that fit, all are answered, and later batches are not larger."""
+    engine = Small(3)
+    batcher = Batcher(engine.embed, max_batch=8)
+    tasks = [asyncio.create_task(batcher.embed(planes(v))) for v in range(12)]
+    tasks.append(asyncio.create_task(batcher.embed(planes(99, frames=5))))
+    await asyncio.sleep(0)
+    async with batcher:
+        answers = await asyncio.gather(*tasks)
+
+    assert [int(a[0, 0]) for a in answers] == [*range(12), 99]
+    assert engine.batches == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2, 1]
+    assert batcher.max_batch == 2
+
+
+async def test_device_without_memory_for_one_image_fails_it():
+    """Where not even one image fits, it fails, and the server goes on."""
+    engine = Small(0)
+    answers = await together(Batcher(engine.embed, max_batch=4), range(4))
+    assert all(isinstance(answer, BatchFailed) for answer in answers)
+    assert len(engine.batches) <= 9
+
+
+async def test_expired_item_is_not_run():
+    """An item whose time is over when its batch begins is told so, and the device does not see it."""
+    now, engine = 0.0, Engine()
+    batcher = Batcher(engine.embed, max_batch=8, clock=lambda: now)
+    late = asyncio.create_task(batcher.embed(planes(1), deadline=5.0))
+    other = asyncio.create_task(batcher.embed(planes(2), deadline=6.0))
+    await asyncio.sleep(0)
+    now = 5.0
+    async with batcher:
+        answers = await asyncio.gather(late, other, return_exceptions=True)
+
+    assert isinstance(answers[0], Expired)
+    assert engine.batches == [1]
+
+
+async def test_callers_share_a_batch(until):
+    """While one caller has many waiting, another's image is in the next batch."""
+    engine = Engine()
+    engine.free.clear()
+    async with Batcher(engine.embed, max_batch=2) as batcher:
+        first = asyncio.create_task(batcher.embed(planes(0), caller="greedy"))
+        await until(lambda: engine.batches == [1])
+        order: list[str] = []
+        tasks = [first]
+        for caller in ["greedy"] * 6 + ["polite"]:
+            task = asyncio.create_task(batcher.embed(planes(1), caller=caller))
+            task.add_done_callback(lambda _, caller=caller: order.append(caller))
+            tasks.append(task)
+        await until(lambda: batcher.depth == 7)
+        engine.free.set()
+        await asyncio.gather(*tasks)
+
+    assert "polite" in order[:2]
