@@ -1,30 +1,93 @@
-"""Permits at the door: how many images, and how many bytes of them, are inside the server at once.
+"""Who gets in: an image for which there is room, and that can be answered in its time.
 
-Waiting happens inside (decoding, batching), refusing only here. A permit is held from an image's arrival to its
-answer, so the memory that callers can make the server use is bounded, whatever is slow.
+A permit is held from an image's arrival to its answer, so the memory that callers can make the server use is bounded,
+whatever is slow. A call is refused at once where a forecast says that it would be late, or wait longer than the budget,
+and told when to come back. An image of a stream waits instead: reading no further is the flow control.
+
+Where nothing is inside, an image is let in whatever the forecast says: it is how a server that was slow finds out that
+it is not any more.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
+import math
+import random
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from deepmcat_server.errors import ServerBusy
+from deepmcat_server.forecast import Forecast, Forecaster
+from deepmcat_server.room import Load, Obstacle, Place, Room
+from deepmcat_server.timing import Rate
+
+REFUSALS = frozenset({*Obstacle} - {Obstacle.TIME} | {"budget", "deadline", "unknown"})
+"""Why images are refused: a closed set, fit for a label."""
+
+UNKNOWN_RETRY_S = 0.5
+SHORTEST_RETRY_S, LONGEST_RETRY_S = 0.01, 30.0
+REFUSED_MEMORY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Arrival(Load):
+    """An image at the door. deadline: by the clock, of its answer. forecaster: of the batcher that it is for.
+
+    whole: whether all of it is there, so that it is work as soon as it is let in.
+    """
+
+    deadline: float = math.inf
+    forecaster: Forecaster | None = None
+    whole: bool = True
 
 
 class Permit:
-    """Room for one image. Given back once, by `release` or by leaving it as a context."""
+    """An image inside: whose it is, until when its answer is needed, and its room. Given back by `release`."""
 
-    def __init__(self, admission: Admission, size_bytes: int) -> None:
-        self._admission: Admission | None = admission
-        self._size_bytes = size_bytes
+    def __init__(self, place: Place[Arrival], forecast: Forecast | None, clock: Callable[[], float]) -> None:
+        self._place = place
+        self._forecast = forecast
+        self._clock = clock
+        self._since = clock()
+        self._held = True
+
+    @property
+    def caller(self) -> str:
+        """Whose image it is."""
+        return self._place.load.caller
+
+    @property
+    def deadline(self) -> float:
+        """Of the answer, by the clock."""
+        return self._place.load.deadline
+
+    def begin(self) -> None:
+        """All of the image is there: from now on it is the server's time."""
+        arrival = self._place.load
+        if arrival.forecaster is not None:
+            arrival.forecaster.arrived(arrival)
+            now = self._clock()
+            if now > self._since:
+                self._since, self._forecast = now, _forecast(arrival)
+            arrival.forecaster.begun(arrival.caller, arrival.size_bytes)
+
+    def decoded(self, frames: int) -> None:
+        """The image has so many frames: give back the room of those that it could have had."""
+        self._place.shrink(frames)
+        if (forecaster := self._place.load.forecaster) is not None:
+            forecaster.decoded(frames)
+
+    def answered(self) -> float | None:
+        """The answer is there: by how much it took longer than foretold."""
+        return self._learn()
 
     def release(self) -> None:
         """Give the room back; a second time does nothing."""
-        admission, self._admission = self._admission, None
-        if admission is not None:
-            admission._give_back(self._size_bytes)
+        if self._held:
+            self._held = False
+            if self._clock() >= self.deadline:
+                self._learn()
+            self._place.release()
 
     def __enter__(self) -> None:
         """Nothing: the permit is held already."""
@@ -33,76 +96,163 @@ class Permit:
         """Give the room back."""
         self.release()
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiter:
-    size_bytes: int
-    admitted: asyncio.Future[Permit]
+    def _learn(self) -> float | None:
+        forecast, self._forecast = self._forecast, None
+        forecaster = self._place.load.forecaster
+        if forecast is None or forecaster is None:
+            return None
+        took_s = self._clock() - self._since
+        forecaster.ended(forecast, took_s)
+        return took_s - forecast.total_s
 
 
 class Admission:
-    """Room for `max_images` images of together `max_bytes`; first come, first admitted.
+    """Room for `max_images` images of together `max_bytes` and `max_frames`, for what can be answered in time.
 
-    An image larger than `max_bytes` gets in when it is alone. Used on the event loop only.
+    budget_s: the longest that a call may have to wait inside; images of streams are read while it is at most half of
+    that. Never less than keeps the device busy. clock: monotonic seconds, the event loop's.
     """
 
-    def __init__(self, *, max_images: int, max_bytes: int) -> None:
-        self._max_images = max_images
-        self._max_bytes = max_bytes
-        self._images = 0
-        self._bytes = 0
-        self._waiters: deque[_Waiter] = deque()
+    def __init__(
+        self,
+        *,
+        max_images: int,
+        max_bytes: int,
+        max_frames: float = math.inf,
+        budget_s: float = math.inf,
+        on_refusal: Callable[[str], None] = lambda reason: None,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._room: Room[Arrival] = Room(
+            max_images=max_images,
+            max_bytes=max_bytes,
+            max_frames=max_frames,
+            shared=True,
+            in_time=self._in_time,
+            on_enter=_entered,
+            on_leave=_left,
+        )
+        self._budget_s = budget_s
+        self._on_refusal = on_refusal
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._refused = Rate(REFUSED_MEMORY_S)
 
     @property
     def images(self) -> int:
         """The number of images inside."""
-        return self._images
+        return self._room.inside.images
 
-    def enter_now(self, size_bytes: int) -> Permit:
-        """Room for an image of `size_bytes` at once. Raises ServerBusy."""
-        if self._waiters or not self._fits(size_bytes):
-            raise ServerBusy(f"the server {self._why(size_bytes)}; send the image again later")
-        return self._admit(size_bytes)
+    @property
+    def size_bytes(self) -> int:
+        """Of all images inside."""
+        return self._room.inside.size_bytes
 
-    async def enter(self, size_bytes: int) -> Permit:
-        """Room for an image of `size_bytes`, as soon as there is some."""
-        if not self._waiters and self._fits(size_bytes):
-            return self._admit(size_bytes)
-        waiter = _Waiter(size_bytes, asyncio.get_running_loop().create_future())
-        self._waiters.append(waiter)
+    @property
+    def frames(self) -> int:
+        """Of all images inside, at most."""
+        return self._room.inside.frames
+
+    def enter_now(self, arrival: Arrival) -> Permit:
+        """Room for an image at once. Raises ServerBusy."""
+        forecast = _forecast(arrival)
+        self._check_time(arrival, forecast, self._budget_s)
+        place = self._room.try_enter(arrival)
+        if isinstance(place, Obstacle):
+            over_s = forecast.wait_s / 2 if forecast else UNKNOWN_RETRY_S
+            raise self._busy(place, f"the server {self._why(place)}", arrival, over_s)
+        return Permit(place, forecast, self._clock)
+
+    async def enter(self, arrival: Arrival) -> Permit:
+        """Room for an image, as soon as there is some. Raises ServerBusy where its answer would then be too late."""
+        place = await self._room.enter(arrival)
         try:
-            return await waiter.admitted
-        except asyncio.CancelledError:
-            if waiter.admitted.done() and not waiter.admitted.cancelled():
-                waiter.admitted.result().release()  # admitted and cancelled in the same turn of the loop
-            else:
-                self._waiters.remove(waiter)
-                self._admit_waiters()  # the one behind may fit where this one did not
+            forecast = _forecast(arrival)
+            if self.images > 1:
+                self._check_deadline(arrival, forecast)
+        except ServerBusy:
+            place.release()
             raise
+        return Permit(place, forecast, self._clock)
 
-    def _fits(self, size_bytes: int) -> bool:
-        return self._images == 0 or (self._images < self._max_images and self._bytes + size_bytes <= self._max_bytes)
+    def retry_s(self, arrival: Arrival, over_s: float) -> float:
+        """When to come back, for one for whom there is room in `over_s`: after those that were refused just before it.
 
-    def _why(self, size_bytes: int) -> str:
+        Spread at random, so that callers who were refused together do not come back together.
+        """
+        now = self._clock()
+        each_s = arrival.forecaster.image_s(arrival.frames) if arrival.forecaster else 0.0
+        wait_s = over_s + self._refused.per_s(now) * REFUSED_MEMORY_S * each_s
+        self._refused.add(1, now)
+        return min(max(wait_s * self._rng.uniform(1.0, 1.5), SHORTEST_RETRY_S), LONGEST_RETRY_S)
+
+    def _in_time(self, arrival: Arrival) -> bool:
+        """Whether an image of a stream may come now."""
+        if (forecaster := arrival.forecaster) is None:
+            return True
+        forecast = _forecast(arrival)
+        if forecast is None:
+            return forecaster.has_little
+        return forecast.wait_s <= max(self._budget_s / 2, forecaster.busy_s)
+
+    def _check_time(self, arrival: Arrival, forecast: Forecast | None, budget_s: float) -> None:
+        """Raises ServerBusy where a call would wait too long."""
+        if self.images == 0 or (forecaster := arrival.forecaster) is None:
+            return
+        if forecast is None:
+            if not forecaster.has_little:
+                raise self._busy("unknown", "the server has just begun and is busy", arrival, UNKNOWN_RETRY_S)
+            return
+        budget_s = max(budget_s, forecaster.busy_s)
+        if forecast.wait_s > budget_s:
+            why = (
+                f"the image would wait about {forecast.wait_s:.3g} s, and {budget_s:.3g} s are allowed (queue_budget_s)"
+            )
+            raise self._busy("budget", why, arrival, forecast.wait_s - budget_s)
+        self._check_deadline(arrival, forecast)
+
+    def _check_deadline(self, arrival: Arrival, forecast: Forecast | None) -> None:
+        if forecast is None:
+            return
+        left_s = arrival.deadline - self._clock()
+        needed_s = forecast.total_s + forecast.margin_s
+        if needed_s > left_s:
+            why = f"the answer would take about {needed_s:.3g} s, and {max(left_s, 0.0):.3g} s are left for it"
+            raise self._busy("deadline", why, arrival, min(needed_s - left_s, needed_s))
+
+    def _busy(self, reason: str, why: str, arrival: Arrival, over_s: float) -> ServerBusy:
+        self._on_refusal(reason)
+        return ServerBusy(f"{why}; send the image again later", retry_s=self.retry_s(arrival, over_s))
+
+    def _why(self, obstacle: Obstacle) -> str:
         """Which bound keeps an image out."""
-        if self._images >= self._max_images:
-            return f"has {self._images} images inside and takes {self._max_images} (max_queue)"
-        if self._fits(size_bytes):
-            return f"has {len(self._waiters)} images of streams waiting to get in before this one"
-        return f"has {self._bytes} bytes of images inside and takes {self._max_bytes} (max_pending_bytes)"
+        inside, room = self._room.inside, self._room
+        match obstacle:
+            case Obstacle.IMAGES:
+                return f"has {inside.images} images inside and takes {room.max_images} (max_queue)"
+            case Obstacle.BYTES:
+                return f"has {inside.size_bytes} bytes of images inside and takes {room.max_bytes} (max_pending_bytes)"
+            case Obstacle.FRAMES:
+                return f"has {inside.frames} frames inside and takes {room.max_frames} (max_pending_frames)"
+            case Obstacle.SHARE:
+                return "has as much of this caller inside as it takes of one while others may come"
+            case _:
+                return f"has {len(room.waiting)} images of streams waiting to get in before this one"
 
-    def _admit(self, size_bytes: int) -> Permit:
-        self._images += 1
-        self._bytes += size_bytes
-        return Permit(self, size_bytes)
 
-    def _give_back(self, size_bytes: int) -> None:
-        self._images -= 1
-        self._bytes -= size_bytes
-        self._admit_waiters()
+def _entered(arrival: Arrival) -> None:
+    """It is counted as work from now on, though it begins only in a later turn of the loop."""
+    if arrival.forecaster is not None and arrival.whole:
+        arrival.forecaster.coming(arrival)
 
-    def _admit_waiters(self) -> None:
-        # A waiter that is done while it queues was cancelled: its own `enter` takes it out and calls this again.
-        while (head := next(iter(self._waiters), None)) and not head.admitted.done() and self._fits(head.size_bytes):
-            self._waiters.popleft()
-            head.admitted.set_result(self._admit(head.size_bytes))
+
+def _left(arrival: Arrival) -> None:
+    if arrival.forecaster is not None:
+        arrival.forecaster.arrived(arrival)
+
+
+def _forecast(arrival: Arrival) -> Forecast | None:
+    if arrival.forecaster is None:
+        return None
+    return arrival.forecaster.forecast(arrival.caller, arrival.size_bytes, arrival.frames)

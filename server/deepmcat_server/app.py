@@ -51,7 +51,7 @@ from deepmcat_server.interceptors import Observing, Translating
 from deepmcat_server.lines import DEFAULT, Line, Lines
 from deepmcat_server.metrics import Metrics
 from deepmcat_server.opening import Opened, OpenEngine, open_newest
-from deepmcat_server.pipeline import Pipeline, batches_beside, bucket_sizes, logged_embed
+from deepmcat_server.pipeline import Pipeline, batches_beside, bucket_sizes, logged_embed, out_of_memory
 from deepmcat_server.reading import Reading
 from deepmcat_server.rollout import Rollout
 from deepmcat_server.security import Security, opened_security
@@ -110,7 +110,13 @@ async def run_server(
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     open_pool = open_pool or partial(_open_pool, settings, metrics)
-    admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_pending_bytes)
+    admission = Admission(
+        max_images=settings.max_queue,
+        max_bytes=settings.max_pending_bytes,
+        max_frames=settings.max_pending_frames,
+        budget_s=settings.queue_budget_s,
+        on_refusal=metrics.refused_for,
+    )
     closing = Closing()
     open_engine = open_engine or partial(_open_engine, device=settings.device)
     others = await _open_others(settings, open_engine)
@@ -121,7 +127,7 @@ async def run_server(
     with Admin(parse_address(settings.admin), registry) as admin:
         async with (
             opened_security(settings, metrics) as security,
-            Decoder(open_pool(settings.workers)) as decoder,
+            Decoder(open_pool(settings.workers), settings.workers) as decoder,
             Lines(keep=settings.keep_artifacts) as lines,
             Rollout(
                 lines,
@@ -135,6 +141,10 @@ async def run_server(
             ) as rollout,
         ):
             metrics.queue_depth.set_function(lambda: sum(line.batcher.depth for line in lines))
+            metrics.decode_queue_depth.set_function(lambda: decoder.depth)
+            metrics.inflight_images.set_function(lambda: admission.images)
+            metrics.inflight_bytes.set_function(lambda: admission.size_bytes)
+            metrics.inflight_frames.set_function(lambda: admission.frames)
             metrics.artifacts_loaded.set_function(lambda: len(lines))
             await asyncio.gather(
                 decoder.warm(settings.workers),
@@ -186,7 +196,12 @@ def _new_line(
     settings: Settings, decoder: Decoder, metrics: Metrics, categorizer: Categorizer, size_bytes: int
 ) -> Line:
     """All that answers for an artifact."""
-    batcher = Batcher(logged_embed(categorizer.engine), max_batch=settings.max_batch, on_batch=metrics.batch)
+    batcher = Batcher(
+        logged_embed(categorizer.engine),
+        max_batch=settings.max_batch,
+        on_batch=metrics.batch,
+        out_of_memory=out_of_memory,
+    )
     pipeline = Pipeline(categorizer=categorizer, decoder=decoder, batcher=batcher, metrics=metrics)
     return Line(pipeline, batcher, catalog_poll_s=settings.catalog_poll_s, size_bytes=size_bytes)
 

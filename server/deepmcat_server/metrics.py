@@ -5,6 +5,7 @@ Never a label: a UID, a file name, the name of a category, a header value, an it
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,13 +15,21 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from deepmcat_core.categorizer import Categorization
 from deepmcat_core.decode_death import Cause
+from deepmcat_server.admission import REFUSALS
 from deepmcat_server.batcher import BatchReport
 from deepmcat_server.status import REASONS, reason_of
 
 Stage = Literal["receive", "decode", "queue", "encode", "assign"]
+LEFT_IN: tuple[Stage, ...] = ("receive", "decode", "queue", "assign")
+"""Stages in which an image can be left: waiting for the encoder and being in it are one."""
+
 LoadResult = Literal["ok", "missing", "format", "damaged", "self_test", "changing", "no_room", "failed"]
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+LEEWAY_S = 0.05
+"""A caller whose deadline is over cancels its call, a little before the deadline as it is here."""
+
+ERRORS_S = (-1, -0.5, -0.2, -0.1, -0.05, -0.02, -0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DISTANCES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)
 LOAD_RESULTS: tuple[LoadResult, ...] = get_args(LoadResult)
@@ -58,6 +67,30 @@ class Metrics:
         self.queue_depth = Gauge("deepmcat_queue_depth", "Images waiting for the encoder.", registry=registry)
         self._queue_wait = Histogram(
             "deepmcat_queue_wait_seconds", "How long images waited for the encoder.", buckets=SECONDS, registry=registry
+        )
+        self.decode_queue_depth = Gauge(
+            "deepmcat_decode_queue_depth", "Images waiting for a decoding worker.", registry=registry
+        )
+        self.inflight_images = Gauge("deepmcat_inflight_images", "Images inside.", registry=registry)
+        self.inflight_bytes = Gauge("deepmcat_inflight_bytes", "Bytes of the images inside.", registry=registry)
+        self.inflight_frames = Gauge("deepmcat_inflight_frames", "Frames of the images inside.", registry=registry)
+        self._refused = Counter("deepmcat_refused", "Images not let in, by why.", ["reason"], registry=registry)
+        for reason in REFUSALS:
+            self._refused.labels(reason)
+        self._expired = Counter("deepmcat_expired", "Images whose time was over.", ["stage"], registry=registry)
+        self._cancelled = Counter("deepmcat_cancelled", "Images whose caller left.", ["stage"], registry=registry)
+        for stage in LEFT_IN:
+            self._expired.labels(stage)
+            self._cancelled.labels(stage)
+        self.forecast_error = Histogram(
+            "deepmcat_forecast_error_seconds",
+            "By how much longer than foretold images took.",
+            buckets=ERRORS_S,
+            registry=registry,
+        )
+        self._batch_failures = Counter("deepmcat_batch_failures", "Batches that failed.", registry=registry)
+        self._batch_reruns = Counter(
+            "deepmcat_batch_reruns", "Parts of failed batches that were run again.", registry=registry
         )
         self._outliers = Counter("deepmcat_outliers", "Images unlike those the artifact knows.", registry=registry)
         self._assignments = Counter(
@@ -134,8 +167,25 @@ class Metrics:
         """Count one image that did not get in."""
         self._images.labels(reason_of(error).lower()).inc()
 
+    def refused_for(self, reason: str) -> None:
+        """One was not let in, for one of REFUSALS."""
+        self._refused.labels(reason).inc()
+
+    @contextmanager
+    def leaving(self, stage: Stage, deadline: float) -> Iterator[None]:
+        """Count an image that is left in this stage: its time was over (by the loop's clock), or its caller went."""
+        try:
+            yield
+        except (asyncio.CancelledError, TimeoutError) as error:
+            now = asyncio.get_running_loop().time() + LEEWAY_S
+            over = not isinstance(error, asyncio.CancelledError) or now >= deadline
+            (self._expired if over else self._cancelled).labels(stage).inc()
+            raise
+
     def batch(self, report: BatchReport) -> None:
         """A batch has run."""
+        self._batch_failures.inc(report.failed)
+        self._batch_reruns.inc(report.again)
         self._batch_size.observe(report.frames)
         self._stages.labels("encode").observe(report.encode_s)
         for wait_s in report.waits_s:

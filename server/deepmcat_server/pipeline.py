@@ -18,12 +18,15 @@ import numpy.typing as npt
 from deepmcat_core import logs
 from deepmcat_core.assigner import DEFAULT_TOP_K
 from deepmcat_core.categorizer import Categorization, Categorizer
-from deepmcat_core.engine import Engine
+from deepmcat_core.engine import BadEmbeddings, Engine, OutOfMemory
 from deepmcat_core.errors import InferenceError
 from deepmcat_core.frame import ImageSource
 from deepmcat_core.preamble import hides_program
+from deepmcat_server.admission import Permit
 from deepmcat_server.batcher import Batcher, BatchFailed
 from deepmcat_server.decoding import Decoder
+from deepmcat_server.errors import ServerBusy
+from deepmcat_server.forecast import Forecaster
 from deepmcat_server.metrics import Metrics
 
 Floats = npt.NDArray[np.float32]
@@ -36,26 +39,41 @@ class Pipeline:
 
     def __init__(self, *, categorizer: Categorizer, decoder: Decoder, batcher: Batcher, metrics: Metrics) -> None:
         self.categorizer = categorizer
+        self.forecaster = Forecaster(decoder, batcher)
+        """How long an image would take here."""
         self._decoder = decoder
         self._batcher = batcher
         self._metrics = metrics
         # One thread: a GPU index is used by one thread only, and searching must not hold up the event loop.
         self._assigning = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deepmcat-assign")
 
-    async def categorize(self, source: ImageSource, *, frames: int, top_k: int) -> Categorization:
+    def most_frames(self, frames: int) -> int:
+        """The most frames that an image has here. frames: those asked for, 0 for the default."""
+        return self.categorizer.read_options(frames).frames.count
+
+    async def categorize(self, source: ImageSource, *, permit: Permit, frames: int, top_k: int) -> Categorization:
         """The answer for one image. frames, top_k: 0 for the defaults. Raises ImageError, InferenceError, ServerError.
 
-        Cancelling it takes the image out of whatever it waits for.
+        Cancelling it takes the image out of whatever it waits for; what is over its time goes no stage further.
         """
         if isinstance(source, bytes) and hides_program(source):  # whatever becomes of the rest
             self._metrics.preamble_executable()
-        with self._metrics.stage("decode"):
-            planes = await self._decoder.read(source, self.categorizer.read_options(frames))
         try:
-            embeddings = await self._batcher.embed(planes.planes)  # (F, D)
+            return await self._by_stages(source, permit, frames, top_k)
         except BatchFailed as error:
-            raise InferenceError("the encoder failed on the batch that held this image") from error
-        with self._metrics.stage("assign"):
+            raise InferenceError("the encoder failed on this image") from error
+        except TimeoutError as error:
+            raise ServerBusy("the time of the image was over before it was its turn; send it again") from error
+
+    async def _by_stages(self, source: ImageSource, permit: Permit, frames: int, top_k: int) -> Categorization:
+        caller, deadline = permit.caller, permit.deadline
+        with self._metrics.leaving("decode", deadline), self._metrics.stage("decode"):
+            options = self.categorizer.read_options(frames)
+            planes = await self._decoder.read(source, options, caller=caller, deadline=deadline)
+        permit.decoded(len(planes.planes))
+        with self._metrics.leaving("queue", deadline):
+            embeddings = await self._batcher.embed(planes.planes, caller=caller, deadline=deadline)  # (F, D)
+        with self._metrics.leaving("assign", deadline), self._metrics.stage("assign"):
             answer = await asyncio.get_running_loop().run_in_executor(
                 self._assigning, self.categorizer.answer, planes, embeddings, top_k or DEFAULT_TOP_K
             )
@@ -73,12 +91,23 @@ class Pipeline:
         self._assigning.shutdown()
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether a smaller batch would do."""
+    return isinstance(error, OutOfMemory | MemoryError)
+
+
 def logged_embed(engine: Engine) -> Callable[[npt.NDArray[np.uint8]], Floats]:
-    """`engine.embed`, with one log line where it fails: the callers of the batch learn only that it did."""
+    """`engine.embed` for a batcher: NaN in the rows that are no embeddings, and one log line where it fails.
+
+    The callers of the batch learn only that it did.
+    """
 
     def embed(images: npt.NDArray[np.uint8]) -> Floats:
         try:
             return engine.embed(images)
+        except BadEmbeddings as error:
+            logs.event(LOG, logging.ERROR, "bad embeddings", batch_size=len(images), exc_info=True)
+            return error.with_nan()
         except Exception:
             logs.event(LOG, logging.ERROR, "batch failed", batch_size=len(images), exc_info=True)
             raise

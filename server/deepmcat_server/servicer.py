@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -15,9 +16,9 @@ from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
 from deepmcat_core import logs
 from deepmcat_core.errors import DeepmcatError
-from deepmcat_core.frame import ImageSource
+from deepmcat_core.frame import ImageSource, RawPlane
 from deepmcat_server import wire
-from deepmcat_server.admission import Admission, Permit
+from deepmcat_server.admission import Admission, Arrival, Permit
 from deepmcat_server.config import Settings
 from deepmcat_server.errors import InvalidRequest, QuotaExceeded, ServerBusy, ServerClosing
 from deepmcat_server.interceptors import CALL, LOG
@@ -32,6 +33,8 @@ from deepmcat_server.uploads import MAX_CHUNK_BYTES, StreamInbox, Upload, skip_c
 EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
 
 Context = Any  # grpc.aio.ServicerContext, generic in the messages of each method
+
+_TOO_LATE = "the image could not be answered in its time; send it again, or allow it more"
 
 
 class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
@@ -67,10 +70,10 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
                 if isinstance(item.content, Announced):
                     raise InvalidRequest("chunked images are for CategorizeStream", "image.chunked")
                 self.quotas.take(CALL.get().caller, item.size_bytes)
-                permit = self.admission.enter_now(item.size_bytes)
+                permit = self.admission.enter_now(self.arrival(item, _deadline(context, item)))
             del request  # it holds the image a second time
             with permit:
-                answer = await self.answer(item, item.content)
+                answer = await self.answer(item, item.content, permit)
         return pb.CategorizeResponse(item_id=item.item_id, categorization=answer)
 
     async def CategorizeStream(self, request_iterator: object, context: Context) -> None:  # noqa: N802
@@ -109,10 +112,33 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
         self.lines.find(item.artifact)  # refused before it is admitted
         return item
 
-    async def answer(self, item: Item, source: ImageSource) -> pb.Categorization:
-        """The answer for an admitted item."""
-        with self.lines.find(item.artifact).use() as line:  # whatever comes into force meanwhile
-            answer = await line.pipeline.categorize(source, frames=item.frames, top_k=item.top_k)
+    def arrival(self, item: Item, deadline: float) -> Arrival:
+        """An item at the door. deadline: of its answer, by the loop's clock."""
+        pipeline = self.lines.find(item.artifact).pipeline
+        frames = 1 if isinstance(item.content, RawPlane) else pipeline.most_frames(item.frames)
+        return Arrival(
+            caller=CALL.get().caller,
+            size_bytes=item.size_bytes,
+            frames=frames,
+            cost=frames,
+            deadline=deadline,
+            forecaster=pipeline.forecaster,
+            whole=not isinstance(item.content, Announced),
+        )
+
+    async def answer(self, item: Item, source: ImageSource, permit: Permit) -> pb.Categorization:
+        """The answer for an admitted item. Raises ServerBusy where its time runs out before."""
+        try:
+            async with asyncio.timeout_at(None if permit.deadline == math.inf else permit.deadline) as timeout:
+                permit.begin()
+                with self.lines.find(item.artifact).use() as line:  # whatever comes into force meanwhile
+                    answer = await line.pipeline.categorize(source, permit=permit, frames=item.frames, top_k=item.top_k)
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise ServerBusy(_TOO_LATE) from error
+        if (off_s := permit.answered()) is not None:
+            self.metrics.forecast_error.observe(off_s)
         return wire.categorization(answer, want_embedding=item.want_embedding)
 
 
@@ -158,17 +184,19 @@ class _Stream:
         if isinstance(item.content, Announced):
             return await self._upload(item, deadline)
         try:
-            permit = await self._enter(self._servicer.admission, item, deadline)
+            permit = await self._enter(self._servicer.admission, self._servicer.arrival(item, deadline), deadline)
         except ServerBusy as error:
             return self._refused(item.item_id, error)
-        return self._begin(item, item.content, permit, deadline)
+        return self._begin(item, item.content, permit)
 
     async def _upload(self, item: Item, deadline: float) -> asyncio.Task[pb.CategorizeStreamResponse] | None:
         """The task for an announced item, as soon as all of it is there."""
         upload = Upload(item.size_bytes)
+        announced = Arrival(caller=CALL.get().caller, size_bytes=item.size_bytes)
         try:
-            with await self._enter(self._servicer.uploads, item, deadline), ExitStack() as room:
-                permit = await self._enter(self._servicer.admission, item, deadline)
+            with await self._enter(self._servicer.uploads, announced, deadline), ExitStack() as room:
+                arrival = self._servicer.arrival(item, deadline)
+                permit = await self._enter(self._servicer.admission, arrival, deadline)
                 room.callback(permit.release)
                 source = await upload.read(
                     self._inbox, chunk_timeout_s=self._settings.chunk_timeout_s, deadline=deadline
@@ -176,36 +204,29 @@ class _Stream:
                 if source is None:
                     return None
                 room.pop_all()  # from here on the task gives the room back
-                return self._begin(item, source, permit, deadline)
+                return self._begin(item, source, permit)
         except (ServerBusy, TimeoutError) as error:
             self._to_skip = upload.missing
-            return self._refused(item.item_id, error if isinstance(error, ServerBusy) else self._too_late(item))
+            return self._refused(item.item_id, error if isinstance(error, ServerBusy) else ServerBusy(_TOO_LATE))
 
-    async def _enter(self, admission: Admission, item: Item, deadline: float) -> Permit:
+    async def _enter(self, admission: Admission, arrival: Arrival, deadline: float) -> Permit:
         """Room for the item: waiting here is the flow control. Raises ServerBusy where its time runs out first."""
         try:
-            async with asyncio.timeout_at(deadline):
-                return await admission.enter(item.size_bytes)
+            with self._servicer.metrics.leaving("receive", deadline):
+                async with asyncio.timeout_at(deadline):
+                    return await admission.enter(arrival)
         except TimeoutError as error:
-            raise self._too_late(item) from error
+            raise ServerBusy(_TOO_LATE) from error
 
-    def _begin(
-        self, item: Item, source: ImageSource, permit: Permit, deadline: float
-    ) -> asyncio.Task[pb.CategorizeStreamResponse]:
-        task = asyncio.create_task(self._answer(item, source, deadline))
+    def _begin(self, item: Item, source: ImageSource, permit: Permit) -> asyncio.Task[pb.CategorizeStreamResponse]:
+        task = asyncio.create_task(self._answer(item, source, permit))
         task.add_done_callback(lambda _: permit.release())  # also where it is cancelled before it begins
         return task
 
-    async def _answer(self, item: Item, source: ImageSource, deadline: float) -> pb.CategorizeStreamResponse:
+    async def _answer(self, item: Item, source: ImageSource, permit: Permit) -> pb.CategorizeStreamResponse:
         try:
             with self._servicer.metrics.image():
-                try:
-                    async with asyncio.timeout_at(deadline) as timeout:
-                        answer = await self._servicer.answer(item, source)
-                except TimeoutError as error:
-                    if not timeout.expired():
-                        raise
-                    raise self._too_late(item) from error
+                answer = await self._servicer.answer(item, source, permit)
         except Exception as error:  # noqa: BLE001  # one image never ends a stream: its error is its answer
             return _error(item.item_id, error)
         return pb.CategorizeStreamResponse(item_id=item.item_id, categorization=answer)
@@ -214,14 +235,16 @@ class _Stream:
         self._servicer.metrics.refused(error)
         return asyncio.create_task(_ready(_error(item_id, error)))
 
-    def _too_late(self, item: Item) -> ServerBusy:
-        return ServerBusy(
-            f"the image could not be answered in its {self._timeout_s(item):g} s; send it again, or allow it more time"
-        )
-
     def _timeout_s(self, item: Item) -> float:
         wanted_s = item.timeout_ms / 1000 or self._settings.default_timeout_s
         return min(wanted_s, self._settings.max_timeout_s)
+
+
+def _deadline(context: Context, item: Item) -> float:
+    """By the loop's clock: of the call, or what its options allow where that is sooner."""
+    remaining_s: float | None = context.time_remaining()
+    allowed_s = item.timeout_ms / 1000 or math.inf
+    return asyncio.get_running_loop().time() + min(allowed_s, math.inf if remaining_s is None else remaining_s)
 
 
 async def _ready(response: pb.CategorizeStreamResponse) -> pb.CategorizeStreamResponse:
