@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
@@ -244,6 +245,10 @@ async def _grpc_server(
     if administrator is not None:
         admin_pb_grpc.add_AdminServiceServicer_to_server(administrator, server)  # type: ignore[no-untyped-call]
         services.append(admin_servicer.SERVICE)
+    if find_spec("tritonclient") is None:
+        logs.event(LOG, logging.DEBUG, "no Open Inference Protocol", reason="the extra triton is not installed")
+    else:
+        services.append(_add_open_inference(server, servicer, closing, ready=lambda: admin.ready))
     if settings.reflection:
         reflection.enable_server_reflection(services, server)
     listen = port.bind(server, parse_address(settings.listen), security.credentials)
@@ -264,6 +269,21 @@ async def _grpc_server(
         probes.end_watches()
         # 3. Whatever is open after the grace is cancelled. The batcher, then the workers, end after this.
         await stopped
+
+
+def _add_open_inference(
+    server: grpc.aio.Server, ours: CategorizationServicer, closing: Closing, *, ready: Callable[[], bool]
+) -> str:
+    """Register the protocol of KServe and Triton, through the same door; the service's name. Needs [triton]."""
+    from deepmcat_server import open_inference
+    from deepmcat_server.inference import Door
+
+    door = Door(admission=ours.admission, quotas=ours.quotas, metrics=ours.metrics)
+    servicer = open_inference.OpenInferenceServicer(
+        settings=ours.settings, lines=ours.lines, door=door, closing=closing, ready=ready
+    )
+    open_inference.add_to_server(servicer, server)
+    return open_inference.SERVICE
 
 
 @contextmanager

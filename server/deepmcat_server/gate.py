@@ -9,7 +9,7 @@ from typing import Literal
 
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat_server.errors import ServerBusy
-from deepmcat_server.interceptors import OWN_PACKAGE, Around, Context
+from deepmcat_server.interceptors import OWN_PACKAGES, Around, Context
 
 MAX_PROBES = 512
 """Calls of health and reflection at once: load-balancing clients keep a Watch open each. A bound of their own, so that
@@ -17,7 +17,10 @@ a full server still answers them."""
 
 STREAMS = frozenset(
     method.name for method in pb.DESCRIPTOR.services_by_name["CategorizationService"].methods if method.client_streaming
-)
+) | {"ModelStreamInfer"}
+
+PROBES = frozenset({"ServerLive", "ServerReady", "ModelReady"})
+"""The health of the Open Inference Protocol."""
 
 Kind = Literal["streams", "calls", "probes"]
 
@@ -46,6 +49,6 @@ class Gate(Around):
 
 
 def _kind(service: str, method: str) -> Kind:
-    if not service.startswith(OWN_PACKAGE):
+    if not service.startswith(OWN_PACKAGES) or method in PROBES:
         return "probes"
     return "streams" if method in STREAMS else "calls"

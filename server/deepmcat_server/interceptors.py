@@ -28,7 +28,8 @@ from deepmcat_server.metrics import Metrics
 from deepmcat_server.status import outcome_of, to_status, trailers
 
 LOG = logs.logger("server.calls")
-OWN_PACKAGE = "deepmcat."
+OWN_PACKAGES = ("deepmcat.", "inference.")
+"""Of the services that do our work: ours, and the Open Inference Protocol's."""
 
 
 @dataclass(slots=True)
@@ -95,7 +96,7 @@ class Observing(Around):
             self._metrics.handled.labels(service, method, code).inc()
             self._metrics.handling.labels(service, method).observe(duration_s)
             # Probes call every few seconds: their lines are for debugging only.
-            level = logging.INFO if service.startswith(OWN_PACKAGE) else logging.DEBUG
+            level = logging.INFO if service.startswith(OWN_PACKAGES) else logging.DEBUG
             logs.event(
                 LOG,
                 level,

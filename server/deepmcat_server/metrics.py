@@ -13,9 +13,9 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from deepmcat_core.categorizer import Categorization
+from deepmcat_core.assigner import Assignment
 from deepmcat_core.decode_death import Cause
-from deepmcat_server.admission import REFUSALS
+from deepmcat_server.admission import LEEWAY_S, REFUSALS
 from deepmcat_server.batcher import BatchReport
 from deepmcat_server.status import REASONS, reason_of
 
@@ -26,9 +26,6 @@ LEFT_IN: tuple[Stage, ...] = ("receive", "decode", "queue", "assign")
 LoadResult = Literal["ok", "missing", "format", "damaged", "self_test", "changing", "no_room", "failed"]
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-LEEWAY_S = 0.05
-"""A caller whose deadline is over cancels its call, a little before the deadline as it is here."""
-
 ERRORS_S = (-1, -0.5, -0.2, -0.1, -0.05, -0.02, -0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DISTANCES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)
@@ -151,8 +148,8 @@ class Metrics:
             self._stages.labels(stage).observe(time.perf_counter() - started)
 
     @contextmanager
-    def image(self) -> Iterator[None]:
-        """Count one image by how it ends."""
+    def image(self, images: int = 1) -> Iterator[None]:
+        """Count one image, or several that go together, by how it ends."""
         result = "cancelled"
         try:
             yield
@@ -161,7 +158,7 @@ class Metrics:
             result = reason_of(error).lower()
             raise
         finally:
-            self._images.labels(result).inc()
+            self._images.labels(result).inc(images)
 
     def refused(self, error: Exception) -> None:
         """Count one image that did not get in."""
@@ -192,9 +189,8 @@ class Metrics:
             self._stages.labels("queue").observe(wait_s)
             self._queue_wait.observe(wait_s)
 
-    def answer(self, categorization: Categorization) -> None:
+    def answer(self, assignment: Assignment) -> None:
         """An image was assigned."""
-        assignment = categorization.assignment
         self._assignments.labels(self._bounded(assignment.category_id)).inc()
         self._distance.observe(assignment.distance)
         if assignment.outlier:

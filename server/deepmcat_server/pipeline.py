@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepmcat_core import logs
-from deepmcat_core.assigner import DEFAULT_TOP_K
+from deepmcat_core.assigner import DEFAULT_TOP_K, Assignment
 from deepmcat_core.categorizer import Categorization, Categorizer
 from deepmcat_core.engine import BadEmbeddings, Engine, OutOfMemory
 from deepmcat_core.errors import InferenceError
@@ -58,12 +59,29 @@ class Pipeline:
         """
         if isinstance(source, bytes) and hides_program(source):  # whatever becomes of the rest
             self._metrics.preamble_executable()
-        try:
+        with _translated():
             return await self._by_stages(source, permit, frames, top_k)
-        except BatchFailed as error:
-            raise InferenceError("the encoder failed on this image") from error
-        except TimeoutError as error:
-            raise ServerBusy("the time of the image was over before it was its turn; send it again") from error
+
+    async def assign(
+        self, planes: npt.NDArray[np.uint8], *, permit: Permit
+    ) -> tuple[Floats, Sequence[Assignment], int]:
+        """For preprocessed planes (n, S, S), each an image: embeddings (n, D), assignments, and the catalog's version.
+
+        Raises InferenceError, ServerError.
+        """
+        caller, deadline = permit.caller, permit.deadline
+        permit.decoded(len(planes))
+        with _translated():
+            with self._metrics.leaving("queue", deadline):
+                embeddings = await self._batcher.embed(planes, caller=caller, deadline=deadline)
+            assigner = self.categorizer.assigner
+            with self._metrics.leaving("assign", deadline), self._metrics.stage("assign"):
+                assignments = await asyncio.get_running_loop().run_in_executor(
+                    self._assigning, assigner.assign, embeddings, 1
+                )
+        for assignment in assignments:
+            self._metrics.answer(assignment)
+        return embeddings, assignments, assigner.catalog.version
 
     async def _by_stages(self, source: ImageSource, permit: Permit, frames: int, top_k: int) -> Categorization:
         caller, deadline = permit.caller, permit.deadline
@@ -77,7 +95,7 @@ class Pipeline:
             answer = await asyncio.get_running_loop().run_in_executor(
                 self._assigning, self.categorizer.answer, planes, embeddings, top_k or DEFAULT_TOP_K
             )
-        self._metrics.answer(answer)
+        self._metrics.answer(answer.assignment)
         return answer
 
     async def __aenter__(self) -> Self:
@@ -89,6 +107,17 @@ class Pipeline:
     ) -> None:
         """End the assigning thread."""
         self._assigning.shutdown()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """From what stages raise to what callers are told."""
+    try:
+        yield
+    except BatchFailed as error:
+        raise InferenceError("the encoder failed on this image") from error
+    except TimeoutError as error:
+        raise ServerBusy("the time of the image was over before it was its turn; send it again") from error
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -15,6 +15,16 @@ METHODS: dict[tuple[str, str], Scope] = {
     ("deepmcat.v1.CategorizationService", "CategorizeStream"): "categorize",
     ("deepmcat.v1.CategorizationService", "GetArtifact"): "read",
     ("deepmcat.v1.CategorizationService", "ListCategories"): "read",
+    ("inference.GRPCInferenceService", "ServerLive"): "read",
+    ("inference.GRPCInferenceService", "ServerReady"): "read",
+    ("inference.GRPCInferenceService", "ServerMetadata"): "read",
+    ("inference.GRPCInferenceService", "ModelReady"): "read",
+    ("inference.GRPCInferenceService", "ModelMetadata"): "read",
+    ("inference.GRPCInferenceService", "ModelConfig"): "read",
+    ("inference.GRPCInferenceService", "ModelStatistics"): "read",
+    ("inference.GRPCInferenceService", "RepositoryIndex"): "read",
+    ("inference.GRPCInferenceService", "ModelInfer"): "categorize",
+    ("inference.GRPCInferenceService", "ModelStreamInfer"): "categorize",
 }
 """The scope of each method by service and method."""
 

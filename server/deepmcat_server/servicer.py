@@ -21,6 +21,7 @@ from deepmcat_server import wire
 from deepmcat_server.admission import Admission, Arrival, Permit
 from deepmcat_server.config import Settings
 from deepmcat_server.errors import InvalidRequest, QuotaExceeded, ServerBusy, ServerClosing
+from deepmcat_server.in_time import TOO_LATE, in_time
 from deepmcat_server.interceptors import CALL, LOG
 from deepmcat_server.lines import Lines
 from deepmcat_server.metrics import Metrics
@@ -33,8 +34,6 @@ from deepmcat_server.uploads import MAX_CHUNK_BYTES, StreamInbox, Upload, skip_c
 EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
 
 Context = Any  # grpc.aio.ServicerContext, generic in the messages of each method
-
-_TOO_LATE = "the image could not be answered in its time; send it again, or allow it more"
 
 
 class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
@@ -128,17 +127,9 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
 
     async def answer(self, item: Item, source: ImageSource, permit: Permit) -> pb.Categorization:
         """The answer for an admitted item. Raises ServerBusy where its time runs out before."""
-        try:
-            async with asyncio.timeout_at(None if permit.deadline == math.inf else permit.deadline) as timeout:
-                permit.begin()
-                with self.lines.find(item.artifact).use() as line:  # whatever comes into force meanwhile
-                    answer = await line.pipeline.categorize(source, permit=permit, frames=item.frames, top_k=item.top_k)
-        except TimeoutError as error:
-            if not timeout.expired():
-                raise
-            raise ServerBusy(_TOO_LATE) from error
-        if (off_s := permit.answered()) is not None:
-            self.metrics.forecast_error.observe(off_s)
+        async with in_time(permit, self.metrics.forecast_error.observe):
+            with self.lines.find(item.artifact).use() as line:  # whatever comes into force meanwhile
+                answer = await line.pipeline.categorize(source, permit=permit, frames=item.frames, top_k=item.top_k)
         return wire.categorization(answer, want_embedding=item.want_embedding)
 
 
@@ -207,7 +198,7 @@ class _Stream:
                 return self._begin(item, source, permit)
         except (ServerBusy, TimeoutError) as error:
             self._to_skip = upload.missing
-            return self._refused(item.item_id, error if isinstance(error, ServerBusy) else ServerBusy(_TOO_LATE))
+            return self._refused(item.item_id, error if isinstance(error, ServerBusy) else ServerBusy(TOO_LATE))
 
     async def _enter(self, admission: Admission, arrival: Arrival, deadline: float) -> Permit:
         """Room for the item: waiting here is the flow control. Raises ServerBusy where its time runs out first."""
@@ -216,7 +207,7 @@ class _Stream:
                 async with asyncio.timeout_at(deadline):
                     return await admission.enter(arrival)
         except TimeoutError as error:
-            raise ServerBusy(_TOO_LATE) from error
+            raise ServerBusy(TOO_LATE) from error
 
     def _begin(self, item: Item, source: ImageSource, permit: Permit) -> asyncio.Task[pb.CategorizeStreamResponse]:
         task = asyncio.create_task(self._answer(item, source, permit))
