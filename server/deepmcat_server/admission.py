@@ -28,6 +28,12 @@ UNKNOWN_RETRY_S = 0.5
 SHORTEST_RETRY_S, LONGEST_RETRY_S = 0.01, 30.0
 REFUSED_MEMORY_S = 1.0
 
+REPLY_S = 0.01
+"""For the way back to the caller, whose deadline is there and not here."""
+
+LEEWAY_S = 0.05
+"""A caller whose time is over cancels its call a little before it is over here."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Arrival(Load):
@@ -85,7 +91,7 @@ class Permit:
         """Give the room back; a second time does nothing."""
         if self._held:
             self._held = False
-            if self._clock() >= self.deadline:
+            if self._clock() + LEEWAY_S >= self.deadline:
                 self._learn()
             self._place.release()
 
@@ -216,7 +222,7 @@ class Admission:
         if forecast is None:
             return
         left_s = arrival.deadline - self._clock()
-        needed_s = forecast.total_s + forecast.margin_s
+        needed_s = forecast.total_s + forecast.margin_s + REPLY_S
         if needed_s > left_s:
             why = f"the answer would take about {needed_s:.3g} s, and {max(left_s, 0.0):.3g} s are left for it"
             raise self._busy("deadline", why, arrival, min(needed_s - left_s, needed_s))

@@ -9,7 +9,9 @@ import time
 import numpy as np
 import pytest
 
+from deepmcat_core.engine import checked_embeddings
 from deepmcat_server.batcher import Batcher, BatcherClosed, BatchFailed, BatchReport, Expired
+from deepmcat_server.pipeline import logged_embed
 
 
 def planes(value: int, frames: int = 1) -> np.ndarray:
@@ -296,3 +298,25 @@ async def test_callers_share_a_batch(until):
         await asyncio.gather(*tasks)
 
     assert "polite" in order[:2]
+
+
+async def test_embeddings_that_are_none_fail_their_image_alone(engine):
+    """Where an engine gives one row that is no unit vector, that image fails, and the others have their embeddings."""
+
+    class Bent:
+        name, device, dim = engine.name, engine.device, engine.dim
+
+        def embed(self, images: np.ndarray) -> np.ndarray:
+            rows = np.eye(8, dtype=np.float32)[images[:, 0, 0, 0]]
+            rows[3] *= 2
+            return checked_embeddings(rows, (len(images), 8))
+
+        def warm(self, batches: object) -> None:
+            """Nothing to warm."""
+
+        def close(self) -> None:
+            """Nothing to free."""
+
+    answers = await together(Batcher(logged_embed(Bent()), max_batch=8), range(8))
+    assert [v for v, answer in enumerate(answers) if isinstance(answer, BatchFailed)] == [3]
+    assert all(np.argmax(answer) == v for v, answer in enumerate(answers) if v != 3)
