@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from deepmcat_core.categorizer import Categorization
+from deepmcat_core.assigner import Assignment
 from deepmcat_core.decode_death import Cause
 from deepmcat_server.admission import LEEWAY_S, REFUSALS
 from deepmcat_server.batcher import BatchReport
@@ -148,8 +148,8 @@ class Metrics:
             self._stages.labels(stage).observe(time.perf_counter() - started)
 
     @contextmanager
-    def image(self) -> Iterator[None]:
-        """Count one image by how it ends."""
+    def image(self, images: int = 1) -> Iterator[None]:
+        """Count one image, or several that go together, by how it ends."""
         result = "cancelled"
         try:
             yield
@@ -158,7 +158,7 @@ class Metrics:
             result = reason_of(error).lower()
             raise
         finally:
-            self._images.labels(result).inc()
+            self._images.labels(result).inc(images)
 
     def refused(self, error: Exception) -> None:
         """Count one image that did not get in."""
@@ -189,9 +189,8 @@ class Metrics:
             self._stages.labels("queue").observe(wait_s)
             self._queue_wait.observe(wait_s)
 
-    def answer(self, categorization: Categorization) -> None:
+    def answer(self, assignment: Assignment) -> None:
         """An image was assigned."""
-        assignment = categorization.assignment
         self._assignments.labels(self._bounded(assignment.category_id)).inc()
         self._distance.observe(assignment.distance)
         if assignment.outlier:
