@@ -255,7 +255,8 @@ async def test_metrics_are_as_documented(serving, pngs, request_of):
         labels = {label for family in served.running.registry.collect() for s in family.samples for label in s.labels}
 
     assert labels == {
-        "grpc_service", "grpc_method", "grpc_code", "result", "stage", "category_id", "artifact_id", "cause", "le",
+        "grpc_service", "grpc_method", "grpc_code", "result", "reason", "stage", "category_id", "artifact_id",
+        "artifact_name", "cause", "le",
     }  # fmt: skip
     call = "grpc_method=Categorize grpc_service=deepmcat.v1.CategorizationService"
     assert scraped[f"grpc_server_started_total {call}"] == 2
