@@ -98,7 +98,7 @@ async def test_cancellation_leaves_nothing_running() -> None:
 
     two = asyncio.Event()
     async with serving(FakeServicer(stream=held)) as address, AsyncClient(address) as client:
-        before = asyncio.all_tasks()
+        before, threads = asyncio.all_tasks(), set(threading.enumerate())
         taking = asyncio.create_task(take_all(client))
         async with asyncio.timeout(20):
             await two.wait()
@@ -106,7 +106,7 @@ async def test_cancellation_leaves_nothing_running() -> None:
             await asyncio.gather(taking, return_exceptions=True)
             await ended.wait()
             assert {task for task in asyncio.all_tasks() - before if "deepmcat" in repr(task.get_coro())} == set()
-            while any(thread.name == "deepmcat-items" for thread in threading.enumerate()):  # noqa: ASYNC110
+            while any(t.name == "deepmcat-items" for t in set(threading.enumerate()) - threads):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
