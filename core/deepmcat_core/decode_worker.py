@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -84,15 +85,24 @@ class WorkerProcess:
         """Have it call the function. Raises WorkerDied, and what pickling raises."""
         self.calls += 1
         self._last_words = b""
+        # A worker that is stopped neither reads nor writes, and both ends of the pipe wait for ever; SIGKILL ends it.
+        overdue = threading.Event()
+        watchdog = threading.Timer(self._limits.wall_s, self._end_overdue, (overdue,))
+        watchdog.daemon = True
+        watchdog.start()
         try:
             self._pipe.send((function, args))
-            if not self._pipe.poll(self._limits.wall_s):
-                raise WorkerDied(Cause.TIME)
             answer: Answer = self._pipe.recv()
         except _OTHER_END_GONE as error:
-            raise WorkerDied(self.cause_of_death()) from error
+            raise WorkerDied(Cause.TIME if overdue.is_set() else self.cause_of_death()) from error
+        finally:
+            watchdog.cancel()
         self._listen()
         return answer
+
+    def _end_overdue(self, overdue: threading.Event) -> None:
+        overdue.set()
+        self.kill()
 
     def cause_of_death(self) -> Cause:
         """Why it ended. Waits for it to end; one that has only closed its pipe is made to, and has crashed."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from deepmcat_core.errors import ImageError
 from deepmcat_core.translation import translated
 
+MAX_BYTES = 4096  # of an element that has a few values; pydicom would convert a million of them, one by one
 
-def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
-    """The finite numbers of an element; () where it is absent, empty, or holds anything else."""
-    if keyword not in dataset:  # as most are
+
+def numbers(dataset: Dataset, keyword: str, *, max_bytes: int = MAX_BYTES) -> tuple[float, ...]:
+    """The finite numbers of an element; () where it is absent, empty, longer than `max_bytes`, or anything else."""
+    if keyword not in dataset or _is_longer(dataset, keyword, max_bytes):  # absent, as most are
         return ()
     with suppress(ImageError), translated():
         value = dataset.get(keyword)
@@ -40,8 +43,8 @@ def in_sign(value: float, *, signed: bool, bits: int = 16) -> float:
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """The values of an element as text, stripped; () where there are none."""
-    if keyword not in dataset:
+    """The values of an element as text, stripped; () where there are none, or more than MAX_BYTES of them."""
+    if keyword not in dataset or _is_longer(dataset, keyword, MAX_BYTES):
         return ()
     with suppress(ImageError), translated():
         value = dataset.get(keyword)
@@ -80,3 +83,9 @@ def functional_group(dataset: Dataset, frame: int, macro: str) -> Dataset | None
         if group is not None and (found := item(group, macro)) is not None:
             return found
     return None
+
+
+def _is_longer(dataset: Dataset, keyword: str, max_bytes: int) -> bool:
+    """Whether the value of an element that is there has more bytes, as it was read and before it is converted."""
+    raw: object = dataset.get_item(keyword)  # an element, says its annotation, and often a raw one
+    return isinstance(raw, RawDataElement) and raw.value is not None and len(raw.value) > max_bytes

@@ -8,10 +8,13 @@ from __future__ import annotations
 import struct
 from functools import cached_property
 
-from pydicom.encaps import parse_basic_offsets, parse_fragments
+from pydicom.encaps import parse_basic_offsets
 
+from deepmcat_core.dicom_structure import UNDEFINED
 from deepmcat_core.errors import CorruptImage
+from deepmcat_core.frame import Limits
 
+_ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _END_OF_IMAGE = b"\xff\xd9"  # ends a JPEG and a JPEG 2000 codestream, but for padding
 _HEADER = 8  # tag and length of an item
 
@@ -20,13 +23,16 @@ class EncapsulatedFrames:
     """The frames of pixel data. Raises CorruptImage where they cannot be told apart, and may raise what pydicom raises.
 
     data: the value of Pixel Data. count: frames claimed. extended: the Extended Offset Table and its lengths, if any.
+    Raises ImageTooLarge for more fragments than `limits` allow elements.
     """
 
-    def __init__(self, data: bytes, count: int, extended: tuple[bytes, bytes] | None = None) -> None:
+    def __init__(
+        self, data: bytes, count: int, extended: tuple[bytes, bytes] | None = None, limits: Limits | None = None
+    ) -> None:
         self._data = data
         self._count = count
         self._extended = extended
-        self._items = parse_fragments(data)[1][1:]  # offsets; the first item is the Basic Offset Table
+        self._items = _items(data, limits or Limits())[1:]  # the first item is the Basic Offset Table
         if count > len(self._items):
             raise CorruptImage(f"the DICOM image claims {count} frames and has {len(self._items)} fragments")
 
@@ -60,6 +66,22 @@ class EncapsulatedFrames:
     def _fragment(self, number: int) -> bytes:
         start = self._items[number] + _HEADER
         return self._data[start : start + int.from_bytes(self._data[start - 4 : start], "little")]
+
+
+def _items(data: bytes, limits: Limits) -> list[int]:
+    """The offsets of the items, the Basic Offset Table first (PS3.5 A.4)."""
+    offsets: list[int] = []
+    offset, end = 0, len(data)
+    while offset + _HEADER <= end and data[offset : offset + 4] == _ITEM:
+        offsets.append(offset)
+        limits.check_elements(len(offsets))
+        length = int.from_bytes(data[offset + 4 : offset + _HEADER], "little")
+        if length == UNDEFINED:
+            raise CorruptImage("a fragment of the DICOM image does not say how long it is")
+        offset += _HEADER + length
+    if offset + _HEADER <= end and data[offset : offset + 4] != _SEQUENCE_END:
+        raise CorruptImage("the pixel data of the DICOM image are not fragments, one after the other")
+    return offsets
 
 
 def _entry(table: bytes, index: int) -> int:

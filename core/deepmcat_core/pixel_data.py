@@ -100,7 +100,7 @@ def stored_frames(
     if syntax in codecs.NATIVE:
         yield from _native(dataset, syntax, indices)
         return
-    frames = EncapsulatedFrames(dataset.PixelData, layout.frames, _extended_offsets(dataset))
+    frames = EncapsulatedFrames(dataset.PixelData, layout.frames, _extended_offsets(dataset), limits)
     encoded = {index: frames[index] for index in indices}
     codestreams = {index: _checked(frame, syntax, layout) for index, frame in encoded.items()}
     for index, frame in encoded.items():

@@ -492,3 +492,15 @@ def _print_much() -> str:
             with contextlib.suppress(BlockingIOError):
                 os.write(descriptor, b"DOE^JOHN" * 1000)
     return "done"
+
+
+def test_a_worker_that_is_stopped_costs_its_call_the_time_allowed():
+    """It neither reads a call that fills the pipe nor answers: it is ended, and the next call gets another worker."""
+    with DecodePool(1, WorkerLimits(wall_s=1.5)) as pool:
+        stopped = pool.submit_call(os.getpid).result()
+        os.kill(stopped, signal.SIGSTOP)
+
+        with pytest.raises(ImageTooLarge, match=r"longer than 1\.5 s"):
+            pool.submit_call(len, bytes(2**20)).result(timeout=60)
+
+        assert pool.submit_call(os.getpid).result(timeout=60) != stopped

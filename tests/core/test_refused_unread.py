@@ -323,3 +323,24 @@ def test_bombs_of_the_hostile_set_are_refused_unread(name, tripwire, data_dir: P
 
     with pytest.raises(ImageError):
         read_planes(data, ReadOptions())
+
+
+@pytest.mark.usefixtures("undecoded")
+def test_more_fragments_than_elements_are_allowed_are_refused(make_dicom, decode_image):
+    """Empty ones are eight bytes each; finding where they are is work, too."""
+    fragments = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * 1002
+    data = make_dicom(STEPS, syntax=RLELossless, PixelData=fragments)
+    with pytest.raises(ImageTooLarge, match="more than 1000 elements"):
+        decode_image(data, limits=Limits(max_elements=1000))
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "PixelSpacing", "WindowCenter"])
+def test_a_million_values_where_one_is_wanted_are_not_converted(keyword, make_dicom, decode_image, monkeypatch):
+    """Such an element counts as absent, as one does that cannot be read."""
+    plain = make_dicom(STEPS, syntax=ImplicitVRLittleEndian)
+    tag = {"RescaleSlope": (0x28, 0x1053), "PixelSpacing": (0x28, 0x30), "WindowCenter": (0x28, 0x1050)}[keyword]
+    value = b"2\\" * 2**19
+    long = spliced(plain, struct.pack("<HHL", *tag, len(value)) + value)
+    monkeypatch.setattr("pydicom.valuerep.DSfloat.__init__", _reached)
+
+    np.testing.assert_array_equal(decode_image(long).frames[0].pixels, decode_image(plain).frames[0].pixels)
