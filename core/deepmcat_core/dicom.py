@@ -19,7 +19,7 @@ from deepmcat_core.errors import CorruptImage, NotAnImage, UnsupportedImage
 from deepmcat_core.frame import FloatPlane, Frame, FramePolicy, Image, ImageFlag, Intensity, Limits
 from deepmcat_core.intensity import luminance, scale
 from deepmcat_core.lookup_table import read_palette
-from deepmcat_core.pixel_data import ELEMENTS, StoredFrame, pixel_layout, stored_frames
+from deepmcat_core.pixel_data import ELEMENTS, StoredFrame, complete, pixel_layout, stored_frames
 
 MAX_ASPECT = 16.0  # of a pixel; beyond it, either way, a spacing is a mistake
 
@@ -37,6 +37,7 @@ def decode_dicom(
     file = read_dicom_file(data, limits)
     _require_image(file)
     layout = pixel_layout(file.dataset, limits)
+    complete(file.dataset, layout)
     indices = frames.indices(layout.frames)
 
     def pixels_each(frame: int) -> float:

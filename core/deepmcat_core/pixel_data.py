@@ -83,6 +83,22 @@ def pixel_layout(dataset: Dataset, limits: Limits) -> PixelLayout:
     return PixelLayout(rows=rows, columns=columns, samples=samples, bits=bits, frames=frames)
 
 
+def complete(dataset: Dataset, layout: PixelLayout) -> None:
+    """Add what a header may lack without a doubt about what is meant; decoders want it said."""
+    stored = number(dataset, "BitsStored") or layout.bits
+    meant = {
+        "SamplesPerPixel": layout.samples,
+        "PixelRepresentation": 0,
+        "BitsStored": int(stored),
+        "HighBit": int(stored) - 1,
+    }
+    if layout.samples > 1:
+        meant["PlanarConfiguration"] = 0
+    for keyword, value in meant.items():
+        if number(dataset, keyword) is None:
+            setattr(dataset, keyword, value)
+
+
 def stored_frames(
     dataset: Dataset,
     syntax: UID,

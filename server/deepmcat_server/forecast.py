@@ -75,7 +75,7 @@ class Forecaster:
         batch_wait_s, batch_s = self._batch(caller, frames_expected, rates)
         wait_s = max(decode_wait_s, batch_wait_s - decode_s)
         run_s = decode_s + batch_s
-        # Of a server that is slow no more, large errors are remembered: they are no larger than what they are errors of.
+        # Of a server that is slow no more, large errors are remembered: none is larger than what it is an error of.
         return Forecast(wait_s=wait_s, run_s=run_s, margin_s=min(self.margin_s, wait_s + run_s))
 
     @property

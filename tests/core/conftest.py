@@ -95,9 +95,12 @@ def make_dicom() -> MakeDicom:
 def decode_image() -> Decode:
     """`decode` with a stretch from minimum to maximum, so that expected values are easy to write down."""
 
-    def run(source: Any, *, mode: Any = "percentile", count: int = 1, limits: Limits | None = None) -> Image:
+    def run(
+        source: Any, *, mode: Any = "percentile", count: int = 1, limits: Limits | None = None, side: int | None = None
+    ) -> Image:
         intensity = Intensity(mode=mode, low=0, high=100)
-        return decode(source, intensity=intensity, frames=FramePolicy(count=count), limits=limits or Limits())
+        frames = FramePolicy(count=count)
+        return decode(source, intensity=intensity, frames=frames, limits=limits or Limits(), side=side)
 
     return run
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import struct
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, pixel_array
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
 
 from deepmcat_core.errors import UnsupportedImage
 from deepmcat_core.frame import ImageFlag
@@ -280,3 +281,33 @@ def test_no_character_set_keeps_a_header_from_being_read(charset, make_dicom):
 
     assert header.coded["Modality"] == "MR"
     assert header.descriptions["SeriesDescription"].startswith("t")
+
+
+@pytest.mark.parametrize("missing", ["SamplesPerPixel", "PixelRepresentation", "BitsStored", "HighBit"])
+@pytest.mark.parametrize("side", [16, 600])
+def test_what_a_header_lacks_without_a_doubt_is_filled_in(missing, side, make_dicom, decode_image):
+    """A grey image without one of these is the same image, in full and at a part of its size, native or compressed."""
+    grey = np.add.outer(np.arange(side), np.arange(side)).astype(np.uint16)
+    compressed = [imagecodecs.jpeg2k_encode(grey, level=0, codecformat="j2k")]
+    for syntax, encoded in ((ExplicitVRLittleEndian, None), (JPEG2000Lossless, compressed)):
+        whole = make_dicom(grey, syntax=syntax, encoded=encoded, BitsStored=16, HighBit=15)
+        expected = decode_image(whole, side=128).frames[0].pixels
+        dataset = pydicom.dcmread(io.BytesIO(whole))
+        del dataset[missing]
+        lacking = io.BytesIO()
+        dataset.save_as(lacking)
+
+        np.testing.assert_array_equal(decode_image(lacking.getvalue(), side=128).frames[0].pixels, expected)
+
+
+def test_colours_without_planar_configuration_are_by_pixel(make_dicom, decode_image):
+    """As they nearly always are; in JPEG the element means nothing at all."""
+    colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    whole = make_dicom(colours, PlanarConfiguration=0)
+    dataset = pydicom.dcmread(io.BytesIO(whole))
+    del dataset.PlanarConfiguration
+    lacking = io.BytesIO()
+    dataset.save_as(lacking)
+
+    found, expected = (decode_image(data).frames[0].pixels for data in (lacking.getvalue(), whole))
+    np.testing.assert_array_equal(found, expected)
