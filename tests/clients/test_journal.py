@@ -275,7 +275,10 @@ def start(images: Path, server: str, out: Path) -> subprocess.Popen[bytes]:
         "--out",
         str(out),
     ]
+    # A shell has what it runs in the background ignore Ctrl-C, and so has every process that comes of it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
     while not (out.exists() and out.read_bytes().count(b"\n") >= 5):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
