@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parent.parent / "docs" / "decoding.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+import pages
+
+PAGE = pages.DOCS / "decoding.md"
 COLUMNS = ("pillow", "pylibjpeg", "gdcm")
 ABSENT = "–"
 
@@ -32,11 +32,7 @@ Result = dict[str, Any]
 
 def write(report: dict[str, Any]) -> None:
     """Put what was measured between the marks of the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{measured(report)}\n{END}{after}", encoding="utf-8")
-    print(f"written to {PAGE}")
+    pages.fill(PAGE, measured(report))
 
 
 def measured(report: dict[str, Any]) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pages
+
 from deepmcat_trainer.clustering import MOST_CLUSTERS, MOST_ROWS
 from deepmcat_trainer.neighbours import EXACT_UP_TO
 
-PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+PAGE = pages.DOCS / "scale.md"
 TARGETS = (10**6, 10**7, 10**8)
 SIDE = 128  # of a prepared image
 LACKING = "not measured"
@@ -22,11 +23,7 @@ Rows = Sequence[dict[str, Any]]
 
 def write(report: dict[str, Any], gpu: Path | None) -> None:
     """Put what follows from the report between the marks of the page. gpu: what serving_gpu.py wrote."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{_measured(report, gpu)}\n{END}{after}", encoding="utf-8")
-    print(f"written to {PAGE}")
+    pages.fill(PAGE, _measured(report, gpu))
 
 
 def _measured(report: dict[str, Any], gpu: Path | None) -> str:

@@ -19,8 +19,6 @@ from deepmcat_core.frame import Box, FloatPlane, Frame, FramePolicy, Image, Inte
 from deepmcat_core.intensity import deep_grey, luminance
 from deepmcat_core.levels import by_level
 
-DECODER = shrinking.decoder(0)
-
 MAX_PAGES = 10_000  # of a TIFF: counting them means walking a chain that the file's author has laid
 _PHOTOMETRIC_INTERPRETATION = 262  # the TIFF tag; 0 is "white is zero"
 

@@ -148,7 +148,7 @@ async def run_server(
             metrics.inflight_frames.set_function(lambda: admission.frames)
             metrics.artifacts_loaded.set_function(lambda: len(lines))
             await asyncio.gather(
-                decoder.warm(settings.workers),
+                decoder.warm(),
                 _begin(rollout, categorizer, opened, bucket_sizes(settings.max_batch)),
             )
             del categorizer, first, others, opened  # the lines' alone, to be freed when they end

@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from deepmcat_core import logs
+from deepmcat_server.polling import Polling
 from deepmcat_server.versions import Found, newest
 
 LOG = logs.logger("server.artifacts")
 
 
-class ArtifactWatch:
+class ArtifactWatch(Polling):
     """Looks at `paths` every `poll_s` seconds while in context; 0: never. `follow` gets a name and what is new there.
 
     taken: what was found at each path when the server began.
@@ -33,32 +33,17 @@ class ArtifactWatch:
         *,
         poll_s: float,
     ) -> None:
+        super().__init__([partial(self._look, name) for name in paths], poll_s=poll_s)
         self._paths = paths
         self._taken: dict[str, Found | None] = dict(taken)
         self._seen: dict[str, Found | None] = dict(taken)
         self._follow = follow
-        self._poll_s = poll_s
 
-    async def __aenter__(self) -> Self:
-        """Start looking."""
-        self._tasks = [asyncio.create_task(self._watch(name)) for name in self._paths] if self._poll_s else []
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Stop looking."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _watch(self, name: str) -> None:
-        while True:
-            await asyncio.sleep(self._poll_s)
-            found = await asyncio.to_thread(newest, self._paths[name])
-            settled, self._seen[name] = found == self._seen[name], found
-            if found is None and not settled:
-                logs.event(LOG, logging.WARNING, "artifact gone from its path", artifact_name=name)
-            if found is not None and settled and found != self._taken[name]:
-                self._taken[name] = found
-                await self._follow(name, found)
+    async def _look(self, name: str) -> None:
+        found = await asyncio.to_thread(newest, self._paths[name])
+        settled, self._seen[name] = found == self._seen[name], found
+        if found is None and not settled:
+            logs.event(LOG, logging.WARNING, "artifact gone from its path", artifact_name=name)
+        if found is not None and settled and found != self._taken[name]:
+            self._taken[name] = found
+            await self._follow(name, found)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from types import TracebackType
-from typing import Self
+from functools import partial
 
 from deepmcat_core import catalog as catalogs
 from deepmcat_core import logs
 from deepmcat_core.artifact import CATALOG, identify
 from deepmcat_core.categorizer import Categorizer
 from deepmcat_core.errors import ArtifactDamaged
+from deepmcat_server.polling import Polling
 
 LOG = logs.logger("server.catalog")
 
 
-class CatalogWatch:
+class CatalogWatch(Polling):
     """Looks for a newer catalog file every `poll_s` seconds while in context.
 
     One that cannot be used leaves the old in force, and is tried again at each look: it may be on its way still. Where
@@ -24,26 +24,9 @@ class CatalogWatch:
     """
 
     def __init__(self, categorizer: Categorizer, *, poll_s: float) -> None:
+        super().__init__([partial(asyncio.to_thread, self._look)], poll_s=poll_s)
         self._categorizer = categorizer
-        self._poll_s = poll_s
         self._refused: str | None = None  # the file that has had its line in the log
-
-    async def __aenter__(self) -> Self:
-        """Start looking."""
-        self._task = asyncio.create_task(self._watch())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Stop looking."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self._poll_s)
-            await asyncio.to_thread(self._look)
 
     def _look(self) -> None:
         """Cheap while nothing changes: names of files only."""

@@ -13,9 +13,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 from cryptography import x509
@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from deepmcat_core import logs
 from deepmcat_core.errors import ConfigError
 from deepmcat_server.metrics import Metrics
+from deepmcat_server.polling import Polling
 
 LOG = logs.logger("server.certificates")
 
@@ -53,12 +54,12 @@ class _Checked:
     expiry: dict[str, datetime]
 
 
-class Certificates:
+class Certificates(Polling):
     """The newest good certificate, watched while in context. Raises ConfigError where there is none at the start."""
 
     def __init__(self, files: Files, *, poll_s: float, metrics: Metrics) -> None:
+        super().__init__([partial(asyncio.to_thread, self.refresh)], poll_s=poll_s)
         self._files = files
-        self._poll_s = poll_s
         self._metrics = metrics
         try:
             self._current = _checked(files.read())
@@ -77,18 +78,6 @@ class Certificates:
             require_client_authentication=self._files.client_ca is not None,
         )
 
-    async def __aenter__(self) -> Self:
-        """Watch."""
-        self._task = asyncio.create_task(self._watch())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Stop watching."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
     def _newest(self) -> Any | None:
         """Called by gRPC's threads at each handshake: the configuration, if it is another than the last."""
         current = self._current
@@ -96,11 +85,6 @@ class Certificates:
             return None
         self._given = current
         return current.configuration
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self._poll_s)
-            await asyncio.to_thread(self.refresh)
 
     def refresh(self) -> None:
         """Take what the files hold now, if it is new and good."""

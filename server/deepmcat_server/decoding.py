@@ -75,18 +75,15 @@ class Decoder:
             raise TimeoutError
         try:
             reading = self._submit(source, options, place)
-        except BrokenExecutor as error:
-            raise DecoderUnavailable("the decoding workers are restarting; send the image again") from error
-        del source  # the pool lets go of it when it is read
-        try:
+            del source  # the pool lets go of it when it is read
             return await asyncio.wrap_future(reading)
         except BrokenExecutor as error:
             raise DecoderUnavailable("the decoding workers are restarting; send the image again") from error
 
-    async def warm(self, workers: int) -> None:
+    async def warm(self) -> None:
         """Start the workers and have them import what they need, so that no caller waits for it."""
         pixel = RawPlane(rows=1, columns=1, sample_type="uint8", data=b"\0")
-        await asyncio.gather(*(self.read(pixel, ReadOptions()) for _ in range(workers)))
+        await asyncio.gather(*(self.read(pixel, ReadOptions()) for _ in range(self._workers)))
         self._cost_s = Decaying(KEEP)  # starting is not reading
 
     def images(self) -> dict[str, int]:

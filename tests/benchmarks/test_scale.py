@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # its files are scripts beside each other
+import pages
 import scale
 import scale_page
 import scale_tasks
@@ -47,7 +48,7 @@ def test_slopes_are_followed_and_nothing_else_is_said():
 def test_the_page_has_room_for_what_is_measured():
     """docs/scale.md has the marks that `--page` writes between, once each."""
     page = scale_page.PAGE.read_text()
-    assert [page.count(mark) for mark in (scale_page.BEGIN, scale_page.END)] == [1, 1]
+    assert [page.count(mark) for mark in (pages.BEGIN, pages.END)] == [1, 1]
 
 
 def test_peers_are_measured_where_they_end_in_reasonable_time():

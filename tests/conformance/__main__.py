@@ -20,7 +20,7 @@ from tests.conformance import cases, golden
 from tests.conformance.answers import Answer, answer, decodes, refused
 from tests.conformance.cases import Case
 
-from deepmcat_core import codecs, plane_formats
+from deepmcat_core import codecs
 from deepmcat_core.decode_pool import DecodePool
 from deepmcat_core.errors import ImageError
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = cases.hostile_folder()
     asked = [*cases.public(), *cases.bombs(), *(cases.hostile(folder) if folder else ())]
     recorded = golden.read()
-    print(f"decoders: {', '.join([*codecs.decoders(), plane_formats.DECODER])}")
+    print(f"decoders: {', '.join(codecs.decoders())}")
     if folder is None:
         skipped = [name for name in recorded if name.startswith(cases.HOSTILE)]
         print(f"{cases.HOSTILE}/: {len(skipped)} files skipped: {cases.NO_HOSTILE}")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepmcat_core import codecs, plane_formats
+from deepmcat_core import codecs
 from deepmcat_core.decoding import decode
 from deepmcat_core.dicom import MAX_ASPECT
 from deepmcat_core.errors import CorruptImage, FrameOutOfRange, ImageError, ImageTooLarge, NotAnImage, UnsupportedImage
@@ -41,7 +41,7 @@ MAX_MEMORY_BYTES = 256 * 2**20  # more than before; the pixels that the limits a
 
 _ERRORS = (NotAnImage, UnsupportedImage, CorruptImage, ImageTooLarge, FrameOutOfRange)
 REASONS = frozenset(kind.reason for kind in _ERRORS)
-_DECODERS = frozenset({*codecs.decoders(), plane_formats.DECODER, "raw"})
+_DECODERS = frozenset({*codecs.decoders(), "raw"})
 _FORMATS = frozenset({"dicom", "png", "jpeg", "tiff", "raw"})
 _MESSAGE = re.compile(r"[ -~]{10,300}")  # one line of printable ASCII
 _M_PERTURB = -6  # mallopt of glibc: what memory is filled with when it is handed out and taken back
