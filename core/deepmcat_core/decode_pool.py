@@ -4,13 +4,15 @@
                               │  the process dies: a fresh one, and decode_death says what becomes of the call
                               └► Future
 
-Each worker has a thread that hands it one call at a time. So it is known which image a process died of or is stuck in,
-and no other image notices. Processes are spawned, not forked: the parent may hold threads, CUDA and gRPC, which do not
-survive a fork. What a worker imports is the path from bytes to planes, without torch, faiss or an engine.
+Each worker has a thread that hands it one call at a time, and one thread more ends those that take too long. So it is
+known which image a process died of or is stuck in, and no other image notices. Processes are spawned, not forked: the
+parent may hold threads, CUDA and gRPC, which do not survive a fork. What a worker imports is the path from bytes to
+planes, without torch, faiss or an engine.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -44,10 +46,13 @@ class DecodePool:
     """
 
     def __init__(self, workers: int, limits: WorkerLimits | None = None, on_death: OnDeath | None = None) -> None:
+        limits = limits or WorkerLimits()
         self._calls = Calls()
-        self._workers = [_Worker(self._calls, limits or WorkerLimits(), on_death) for _ in range(workers)]
-        for worker in self._workers:
-            worker.thread.start()
+        self._workers = [_Worker(self._calls, limits, on_death) for _ in range(workers)]
+        self._closed = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(limits.wall_s,), name="deepmcat-decode-watch", daemon=True)
+        for thread in (watch, *(worker.thread for worker in self._workers)):
+            thread.start()
 
     def __enter__(self) -> Self:
         """The pool; its workers are starting."""
@@ -91,6 +96,15 @@ class DecodePool:
             while worker.thread.is_alive():
                 worker.kill()
                 worker.thread.join(0.1)  # it may have been about to start another
+        self._closed.set()
+
+    def _watch(self, wall_s: float) -> None:
+        """End the workers whose calls take too long.
+
+        Nobody has to wake it up: a call that begins while it sleeps has `wall_s`, and it never sleeps longer.
+        """
+        while not self._closed.wait(min([wall_s, *(worker.end_overdue() for worker in self._workers)])):
+            pass
 
 
 class _Worker:
@@ -109,6 +123,11 @@ class _Worker:
         """End the process, whatever it is doing."""
         if (process := self._process) is not None:
             process.kill()
+
+    def end_overdue(self) -> float:
+        """See `WorkerProcess.end_overdue`."""
+        process = self._process
+        return math.inf if process is None else process.end_overdue()
 
     def _run(self) -> None:
         while not self._calls.is_closed:

@@ -9,11 +9,13 @@ what a run-time library says before it aborts for want of memory.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,6 +57,9 @@ class WorkerProcess:
         self._pipe, self._its_pipe = _SPAWN.Pipe()
         self._words, self._its_words = _SPAWN.Pipe(duplex=False)
         self._last_words = b""
+        self._watched = threading.Lock()
+        self._due = math.inf  # when the call in its hands will have taken too long
+        self._overdue = False
         self._process: SpawnProcess = _SPAWN.Process(
             target=serve, args=(self._its_pipe, self._its_words, limits), name="deepmcat-decode", daemon=True
         )
@@ -85,24 +90,33 @@ class WorkerProcess:
         """Have it call the function. Raises WorkerDied, and what pickling raises."""
         self.calls += 1
         self._last_words = b""
-        # A worker that is stopped neither reads nor writes, and both ends of the pipe wait for ever; SIGKILL ends it.
-        overdue = threading.Event()
-        watchdog = threading.Timer(self._limits.wall_s, self._end_overdue, (overdue,))
-        watchdog.daemon = True
-        watchdog.start()
+        with self._watched:
+            self._due = time.monotonic() + self._limits.wall_s
         try:
             self._pipe.send((function, args))
             answer: Answer = self._pipe.recv()
         except _OTHER_END_GONE as error:
-            raise WorkerDied(Cause.TIME if overdue.is_set() else self.cause_of_death()) from error
+            raise WorkerDied(Cause.TIME if self._overdue else self.cause_of_death()) from error
         finally:
-            watchdog.cancel()
+            with self._watched:
+                self._due = math.inf
         self._listen()
         return answer
 
-    def _end_overdue(self, overdue: threading.Event) -> None:
-        overdue.set()
-        self.kill()
+    def end_overdue(self) -> float:
+        """End it if its call has taken too long; else the seconds that are left, `inf` without a call.
+
+        From a thread that watches: a worker that is stopped, or stops half-way through its answer, neither reads nor
+        writes, and both ends of the pipe wait for ever.
+        """
+        with self._watched:  # so that one that has just answered lives
+            left = self._due - time.monotonic()
+            if left > 0:
+                return left
+            self._overdue = True
+            self.kill()
+            self._due = math.inf
+            return math.inf
 
     def cause_of_death(self) -> Cause:
         """Why it ended. Waits for it to end; one that has only closed its pipe is made to, and has crashed."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import multiprocessing
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -504,3 +506,48 @@ def test_a_worker_that_is_stopped_costs_its_call_the_time_allowed():
             pool.submit_call(len, bytes(2**20)).result(timeout=60)
 
         assert pool.submit_call(os.getpid).result(timeout=60) != stopped
+
+
+def test_a_worker_that_stops_within_its_answer_costs_its_call_the_time_allowed():
+    """An answer that has begun is no answer: what is read until its end is waited for no longer than allowed."""
+    deaths: list[Cause] = []
+    with DecodePool(1, WorkerLimits(wall_s=1.0), deaths.append) as pool:
+        with pytest.raises(ImageTooLarge, match="longer than 1 s"):
+            pool.submit_call(_answer_by_half).result(timeout=60)
+
+        assert deaths == [Cause.TIME]
+        assert pool.submit_call(len, b"four").result(timeout=60) == 4
+
+
+def test_a_call_takes_no_thread_of_its_own(pool, tmp_path):
+    """However many images are read, and whatever time they are allowed, nothing is started for one of them."""
+    assert pool.submit_call(len, b"four").result() == 4
+    before = threading.active_count()
+    held = [pool.submit_call(_wait_for, str(tmp_path / "go on")) for _ in range(2)]
+    while not all(call.running() for call in held):
+        time.sleep(0.01)
+    time.sleep(0.1)
+    during = threading.active_count()
+    (tmp_path / "go on").touch()
+
+    assert [call.result() for call in held] == [None, None]
+    assert during == before
+
+
+def test_a_closed_pool_leaves_no_thread():
+    """Not even the one that looks after how long calls take."""
+    before = set(threading.enumerate())
+    with DecodePool(1) as pool:
+        assert pool.submit_call(len, b"four").result() == 4
+
+    assert _soon(lambda: set(threading.enumerate()) <= before)
+
+
+def _answer_by_half() -> None:
+    """Promise 1,000 bytes through the worker's pipe, send four, and stay."""
+    frame = inspect.currentframe()
+    while frame is not None and "pipe" not in frame.f_locals:
+        frame = frame.f_back
+    assert frame is not None
+    os.write(frame.f_locals["pipe"].fileno(), struct.pack("!i", 1000) + b"half")
+    time.sleep(600)
