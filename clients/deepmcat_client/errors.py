@@ -20,6 +20,7 @@ ClientError
 │   ├── QuotaExceeded       this caller has had its share
 │   ├── ServerClosing       shutting down
 │   ├── DecoderUnavailable  the server's decoders are restarting
+│   ├── EncoderUnavailable  the Triton that runs its encoder does not answer
 │   └── Unavailable         nobody answers
 ├── DeadlineExceeded        no answer within timeout_s
 ├── Cancelled               the call was cancelled
@@ -158,6 +159,12 @@ class DecoderUnavailable(TryAgain):
     """The server's decoding workers are restarting."""
 
     reason = "DECODER_UNAVAILABLE"
+
+
+class EncoderUnavailable(TryAgain):
+    """The Triton that runs the server's encoder does not answer."""
+
+    reason = "ENCODER_UNAVAILABLE"
 
 
 class Unavailable(TryAgain):

@@ -36,7 +36,6 @@ from deepmcat_core.codecs import decoders
 from deepmcat_core.decode_death import Cause
 from deepmcat_core.decode_limits import unenforced
 from deepmcat_core.decode_pool import DecodePool
-from deepmcat_core.engine import open_engine as _open_engine
 from deepmcat_server import admin_servicer, audit, port, ready_files
 from deepmcat_server.access import Access
 from deepmcat_server.admin import Admin
@@ -51,7 +50,7 @@ from deepmcat_server.health import Health
 from deepmcat_server.interceptors import Observing, Translating
 from deepmcat_server.lines import DEFAULT, Line, Lines
 from deepmcat_server.metrics import Metrics
-from deepmcat_server.opening import Opened, OpenEngine, open_newest
+from deepmcat_server.opening import Opened, OpenEngine, engine_opener, open_newest
 from deepmcat_server.pipeline import Pipeline, batches_beside, bucket_sizes, logged_embed, out_of_memory
 from deepmcat_server.reading import Reading
 from deepmcat_server.rollout import Rollout
@@ -119,7 +118,7 @@ async def run_server(
         on_refusal=metrics.refused_for,
     )
     closing = Closing()
-    open_engine = open_engine or partial(_open_engine, device=settings.device)
+    open_engine = open_engine or engine_opener(settings)
     others = await _open_others(settings, open_engine)
     opened = {DEFAULT: first, **others} if first else others
     paths = {name: of.path for name, of in opened.items()}

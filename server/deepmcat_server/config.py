@@ -64,6 +64,15 @@ def _checked(text: str) -> str:
     return text
 
 
+def _checked_encoder(text: str) -> str:
+    try:
+        parse_encoder(text)
+    except ValueError as error:
+        message = "triton://HOST:PORT/MODEL is needed, or tritons:// for TLS, such as triton://127.0.0.1:8001/encoder"
+        raise PydanticCustomError("encoder", message) from error
+    return text
+
+
 def _checked_pattern(text: str) -> str:
     if text != "**" and not text.startswith(KINDS):
         raise PydanticCustomError("pattern", f"a caller's key begins with {', '.join(KINDS)}, or is '**' for every one")
@@ -79,11 +88,29 @@ def _checked_location(text: str) -> str:
 
 
 AddressText = Annotated[str, AfterValidator(_checked)]
+EncoderText = Annotated[str, AfterValidator(_checked_encoder)]
 Pattern = Annotated[str, AfterValidator(_checked_pattern)]
 Location = Annotated[str, AfterValidator(_checked_location)]
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 ArtifactName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]  # no id: those have 64 digits
+
+
+class RemoteEncoder(NamedTuple):
+    """A model in a Triton."""
+
+    address: str
+    model: str
+    tls: bool
+
+
+def parse_encoder(text: str) -> RemoteEncoder:
+    """triton://HOST:PORT/MODEL, or tritons:// for TLS. Raises ValueError."""
+    parts = urlsplit(text)
+    model = parts.path.removeprefix("/")
+    if parts.scheme not in ("triton", "tritons") or not model or "/" in model or parts.query or parts.fragment:
+        raise ValueError("not triton://HOST:PORT/MODEL")
+    return RemoteEncoder(str(parse_address(parts.netloc)), model, parts.scheme == "tritons")
 
 
 class Settings(BaseSettings):
@@ -121,6 +148,8 @@ class Settings(BaseSettings):
     caller_id_key_file: Path | None = None
 
     device: str = "auto"
+    encoder: EncoderText | None = None  # of a Triton, in place of the artifact's own
+    encoder_timeout_s: float = Field(default=10, gt=0, le=3600)  # of a batch there
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     decode_workers: int = Field(default=0, ge=0, le=256)  # 0: one a CPU

@@ -10,6 +10,7 @@ DeepmcatError
     ├── QuotaExceeded        the caller has had its share: safe to retry, and it says when
     ├── ServerBusy           no room, or no time: safe to retry
     ├── DecoderUnavailable   the decoding workers are restarting: safe to retry
+    ├── EncoderUnavailable   the Triton that runs the encoder does not answer: safe to retry
     └── ServerClosing        shutting down: safe to send elsewhere
 
 Codes and retries are in status.py. Messages never repeat what a caller sent, except numbers, and never who it is.
@@ -81,6 +82,12 @@ class DecoderUnavailable(ServerError):
     """The decoding workers cannot take an image just now."""
 
     reason = "DECODER_UNAVAILABLE"
+
+
+class EncoderUnavailable(ServerError):
+    """The Triton that runs the encoder does not answer, or not in time."""
+
+    reason = "ENCODER_UNAVAILABLE"
 
 
 class ServerClosing(ServerError):

@@ -5,21 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from deepmcat_core import logs
 from deepmcat_core.artifact import Artifact
 from deepmcat_core.categorizer import Categorizer
-from deepmcat_core.engine import Engine
+from deepmcat_core.engine import Engine, open_engine
 from deepmcat_core.errors import (
     ArtifactDamaged,
     ArtifactError,
     ArtifactFormat,
     ArtifactMissing,
     ArtifactSelfTest,
+    MissingExtra,
 )
 from deepmcat_core.frame import Limits
 from deepmcat_server import versions
+from deepmcat_server.config import Settings, parse_encoder
 from deepmcat_server.metrics import LoadResult
 from deepmcat_server.versions import Found
 
@@ -58,6 +62,20 @@ class Opened:
     path: Path
     found: Found
     categorizer: Categorizer
+
+
+def engine_opener(settings: Settings) -> OpenEngine:
+    """What opens an artifact's engine: on the device of the settings, or in the Triton that they name.
+
+    Raises MissingExtra.
+    """
+    if settings.encoder is None:
+        return partial(open_engine, device=settings.device)
+    if find_spec("tritonclient") is None:
+        raise MissingExtra("tritonclient", "triton")
+    from deepmcat_server.triton_engine import open_triton
+
+    return partial(open_triton, remote=parse_encoder(settings.encoder), timeout_s=settings.encoder_timeout_s)
 
 
 def read(found: Found) -> Artifact:

@@ -26,7 +26,7 @@ from deepmcat_core.preamble import hides_program
 from deepmcat_server.admission import Permit
 from deepmcat_server.batcher import Batcher, BatchFailed
 from deepmcat_server.decoding import Decoder
-from deepmcat_server.errors import ServerBusy
+from deepmcat_server.errors import EncoderUnavailable, ServerBusy
 from deepmcat_server.forecast import Forecaster
 from deepmcat_server.metrics import Metrics
 
@@ -115,6 +115,8 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except BatchFailed as error:
+        if isinstance(error.__cause__, EncoderUnavailable):
+            raise EncoderUnavailable(str(error.__cause__)) from error
         raise InferenceError("the encoder failed on this image") from error
     except TimeoutError as error:
         raise ServerBusy("the time of the image was over before it was its turn; send it again") from error

@@ -26,6 +26,7 @@ from deepmcat_server.errors import (
     ArtifactNotFound,
     ArtifactRefused,
     DecoderUnavailable,
+    EncoderUnavailable,
     InvalidRequest,
     PermissionDenied,
     QuotaExceeded,
@@ -64,6 +65,7 @@ TABLE: dict[type[DeepmcatError], Outcome] = {
     ArtifactRefused: Outcome(code=grpc.StatusCode.FAILED_PRECONDITION),
     ServerBusy: Outcome(code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_s=0.5),
     DecoderUnavailable: Outcome(code=grpc.StatusCode.UNAVAILABLE, retry_s=1.0),
+    EncoderUnavailable: Outcome(code=grpc.StatusCode.UNAVAILABLE, retry_s=1.0),
     ServerClosing: Outcome(code=grpc.StatusCode.UNAVAILABLE, retry_s=0.0),
 }
 INTERNAL = Outcome(code=grpc.StatusCode.INTERNAL)

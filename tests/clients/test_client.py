@@ -120,7 +120,7 @@ def test_every_reason_of_the_contract_has_a_class() -> None:
     reasons = (
         "NOT_AN_IMAGE UNSUPPORTED_IMAGE CORRUPT_IMAGE IMAGE_TOO_LARGE FRAME_OUT_OF_RANGE INFERENCE_FAILED "
         "INVALID_REQUEST ARTIFACT_NOT_FOUND UNAUTHENTICATED PERMISSION_DENIED QUOTA_EXCEEDED SERVER_BUSY "
-        "DECODER_UNAVAILABLE SERVER_CLOSING INTERNAL"
+        "DECODER_UNAVAILABLE ENCODER_UNAVAILABLE SERVER_CLOSING INTERNAL"
     )
     assert set(reasons.split()) <= BY_REASON.keys()
     assert all(reason == error.reason for reason, error in BY_REASON.items())

@@ -26,6 +26,8 @@ from deepmcat_core.assigner import Assignment
 from deepmcat_core.categorizer import Categorizer, load
 from deepmcat_core.engine_onnx import OnnxEngine
 from deepmcat_core.errors import ConfigError
+from deepmcat_server.config import Settings
+from deepmcat_server.opening import engine_opener
 from deepmcat_trainer.commands.export import command
 from deepmcat_trainer.triton_repository import write_onnx, write_repository
 
@@ -241,7 +243,7 @@ def tritonserver(site: Path, repository: Path, folder: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_real_triton_answers_as_we_do(made, planes, tmp_path):
-    """tritonserver loads the repository, and its ensemble gives for planes what the artifact gives."""
+    """Its ensemble gives for planes what the artifact gives, and so does its encoder to a server that has it there."""
     found = sorted(Path(TRITON).resolve().glob("lib/python3.11/site-packages/pytriton"))
     if not found:
         pytest.skip("no tritonserver: make test-triton, where /usr/bin/python3.11 is the distribution's own")
@@ -253,8 +255,12 @@ def test_a_real_triton_answers_as_we_do(made, planes, tmp_path):
         grpcclient.InferenceServerClient(address) as client,
     ):
         result = client.infer("deepmcat", [plane])
+        engine = engine_opener(Settings(encoder=f"triton://{address}/deepmcat_encoder"))(made.artifact)
+        remote = engine.embed(planes[:60])
+        engine.close()
         names = [output["name"] for output in client.get_model_metadata("deepmcat", as_json=True)["outputs"]]
 
     embeddings = made.engine.embed(planes[:60])
+    np.testing.assert_allclose(remote, embeddings, atol=1e-6)
     np.testing.assert_allclose(result.as_numpy("embedding"), embeddings, atol=1e-6)
     check_same({name: result.as_numpy(name) for name in names}, made.assigner.assign(embeddings))

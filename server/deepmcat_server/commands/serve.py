@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,25 +20,33 @@ def command(
         list[str] | None, typer.Option("--artifact", metavar="NAME=PATH", help="Another one, by name; may be repeated.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="triton://HOST:PORT/MODEL", help="Run the encoder in a Triton there.")
+    ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow plaintext beyond this machine.")] = False,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, any setting; may be repeated.")] = None,
     ready_file: Annotated[Path | None, typer.Option(help="Write the actual addresses here once serving.")] = None,
 ) -> None:
     """Serve ARTIFACT over gRPC until SIGTERM. Every setting is also a DEEPMCAT_* variable."""
-    from deepmcat_core.engine import open_engine
     from deepmcat_server.app import serve
     from deepmcat_server.config import load as load_settings
     from deepmcat_server.config import parse_artifacts
-    from deepmcat_server.opening import open_newest
+    from deepmcat_server.opening import engine_opener, open_newest
 
     named = parse_artifacts(artifacts) if artifacts else None
-    flags = {"listen": listen, "admin": admin, "device": device, "insecure": insecure or None, "artifacts": named}
+    flags = {
+        "listen": listen,
+        "admin": admin,
+        "device": device,
+        "encoder": encoder,
+        "insecure": insecure or None,
+        "artifacts": named,
+    }
     settings = load_settings(flags=flags, sets=set_ or [], file=config)
     logs.configure(settings.log_level)
-    open_here = partial(open_engine, device=settings.device)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(settings, open_newest(artifact, open_here, settings.limits), ready_file))
+        runner.run(serve(settings, open_newest(artifact, engine_opener(settings), settings.limits), ready_file))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
