@@ -9,12 +9,17 @@ Importing this package imports nothing heavy; torch is imported only where a tor
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deepmcat_core.categorizer import Categorization, Categorizer, load
 
 __all__ = ["Categorization", "Categorizer", "load"]
+
+# ONNX Runtime from 1.29 on tells Microsoft what it runs, unless this is set before it is imported; switching it off
+# afterwards is too late for the first message. Who wants that sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> object:

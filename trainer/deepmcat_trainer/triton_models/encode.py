@@ -7,11 +7,14 @@ Written by `deepmcat export --triton … --backend python`. Needs onnxruntime in
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: from 1.29 on it tells Microsoft what it runs
 import onnxruntime
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]  # Triton brings it
 
