@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
         made, work = made.limited(QUICK_LABEL_IMAGES), work / "quick"
     slow = options.slow or options.action == "report"
     methods = [m for m in METHODS if slow or not m.slow or any(m.name in part for part in options.only)]
-    wanted = list(cells.every(list(problems.every(made)), methods, range(options.seeds), made.digest))
+    wanted = list(cells.every(list(problems.every(made)), methods, range(options.seeds), made.digest_of))
     folder = work / "cells"
     if options.action == "commands":
         commands.measure(data / "mednist.tar", folder)

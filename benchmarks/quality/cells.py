@@ -12,14 +12,15 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from benchmarks.quality.method import Method
-from benchmarks.quality.problems import Problem
+from benchmarks.quality.problems import Ints, Problem
 
 from deepmcat_core.durable import sync_directory, write_synced
 
@@ -28,7 +29,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """data: the digest of the corpus."""
+    """data: the digest of the images of the problem."""
 
     problem: Problem
     method: Method
@@ -76,8 +77,14 @@ def _parts(name: str) -> list[str]:
     return name.rsplit(" ", 2)
 
 
-def every(problems: Sequence[Problem], methods: Sequence[Method], seeds: Sequence[int], data: str) -> Iterator[Cell]:
-    """All cells, a seed after the other, which an early end leaves whole; left-out classes last in each."""
+def every(
+    problems: Sequence[Problem], methods: Sequence[Method], seeds: Sequence[int], data: Callable[[Ints], str]
+) -> Iterator[Cell]:
+    """All cells, a seed after the other, which an early end leaves whole; left-out classes last in each.
+
+    data: the digest of the images at some rows of the corpus. Other images have no part in a problem's results.
+    """
+    digests = {problem.name: data(_rows(problem)) for problem in problems}
     for seed in seeds:
         for outliers in (False, True):
             for method in methods:
@@ -85,7 +92,12 @@ def every(problems: Sequence[Problem], methods: Sequence[Method], seeds: Sequenc
                     if (problem.left_out is not None) != outliers or (outliers and not method.verdicts):
                         continue
                     if problem.name.startswith(method.only):
-                        yield Cell(problem=problem, method=method, seed=seed, data=data)
+                        yield Cell(problem=problem, method=method, seed=seed, data=digests[problem.name])
+
+
+def _rows(problem: Problem) -> Ints:
+    """All rows of the corpus that a problem uses."""
+    return np.unique(np.concatenate([part for f in problem.folds for part in (f.fit, f.calibration, f.test)]))
 
 
 def chosen(cells: Iterable[Cell], only: Sequence[str]) -> list[Cell]:

@@ -33,7 +33,7 @@ SAMPLING_SEED = 20261123
 class Corpus:
     """images: (N, S, S), memory-mapped. The rest has an entry per image: its label, split, patient ("": unknown).
 
-    rows: the images that problems may use, ascending. digest: of ids, pixels, labels and splits of those.
+    rows: the images that problems may use, ascending. digest: of pixels, labels, splits and patients of those.
     """
 
     path: Path
@@ -47,9 +47,13 @@ class Corpus:
     @property
     def digest(self) -> str:
         """SHA-256 over what is known of each image that may be used."""
+        return self.digest_of(self.rows)
+
+    def digest_of(self, rows: Ints) -> str:
+        """SHA-256 over what is known of the images at `rows`."""
         digest = hashlib.sha256()
         for column in (self.pixels, self.labels, self.splits, self.patients):
-            digest.update("\n".join(column[self.rows]).encode() + b"\0")
+            digest.update("\n".join(column[rows]).encode() + b"\0")
         return digest.hexdigest()
 
     def limited(self, per_label: int) -> Corpus:

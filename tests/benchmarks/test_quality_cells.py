@@ -140,7 +140,7 @@ def test_a_record_scores_what_the_method_gave(problem: Problem, images: Any, tmp
 
 def test_cells_are_chosen_by_part_or_glob(problem: Problem) -> None:
     """Part of a name, or a glob over all of it."""
-    made = list(cells.every([problem], [METHOD], range(3), "d"))
+    made = list(cells.every([problem], [METHOD], range(3), lambda rows: "d"))
 
     assert [c.seed for c in cells.chosen(made, ["s1"])] == [1]
     assert [c.seed for c in cells.chosen(made, ["toy/* s[02]"])] == [0, 2]
@@ -220,7 +220,7 @@ def test_the_final_stage_is_the_products(tmp_path: Path) -> None:
 
 def test_the_page_lists_what_is_missing(problem: Problem, images: Any, tmp_path: Path) -> None:
     """A page from one record names the others, and no target is met that was not measured."""
-    first, second = cells.every([problem], [METHOD], range(2), "d")
+    first, second = cells.every([problem], [METHOD], range(2), lambda rows: "d")
     cells.write(first.path(tmp_path / "cells"), record(first, images, tmp_path))
 
     found = cells.find([first, second], tmp_path / "cells", keep_stale=False)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.quality import problems
+from benchmarks.quality import cells, problems
 from benchmarks.quality.corpus import Corpus
+from benchmarks.quality.methods import METHODS
 
 PER_CLASS = {"fit": 400, "calibration": 60, "test": 50}
 
@@ -101,3 +102,18 @@ def test_a_digest_follows_labels_and_limits(corpus: Corpus) -> None:
 
     assert len({corpus.digest, changed.digest, corpus.limited(100).digest}) == 3
     assert len(corpus.limited(100).rows) == 100 * 11
+
+
+def test_results_hang_on_the_images_of_their_problem_alone(corpus: Corpus) -> None:
+    """Where an image of the cardiac set looks different, cells of MedNIST keep their hash and cells with it do not."""
+    pixels = corpus.pixels.copy()
+    pixels[np.flatnonzero(corpus.labels == "scout_axial")[0]] = "changed"
+    changed = Corpus(**{name: getattr(corpus, name) for name in Corpus.__slots__} | {"pixels": pixels})
+    before, after = (
+        {
+            cell.problem.name: cell.hash()
+            for cell in cells.every(list(problems.every(made)), METHODS[:1], [0], made.digest_of)
+        }
+        for made in (corpus, changed)
+    )
+    assert {name for name in before if before[name] != after[name]} == {"cardiac/5 folds", "everything/as it is"}
