@@ -24,7 +24,6 @@ from deepmcat_core.pixel_data import ELEMENTS, StoredFrame, complete, pixel_layo
 MAX_ASPECT = 16.0  # of a pixel; beyond it, either way, a spacing is a mistake
 
 _OTHER_COLOURS = frozenset({"HSV", "ARGB", "CMYK"})  # PS3.3 C.7.6.3.1.2, retired
-_OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 
 
 def decode_dicom(
@@ -69,7 +68,7 @@ def image_flags(file: DicomFile) -> frozenset[ImageFlag]:
         ImageFlag.SECONDARY_CAPTURE: sop_classes.is_secondary_capture(sop_class),
         ImageFlag.BURNED_IN_TEXT_POSSIBLE: burned_in == "YES"
         or (burned_in != "NO" and sop_classes.often_has_text(sop_class)),
-        ImageFlag.OVERLAYS_IGNORED: any(tag >> 16 in _OVERLAY_GROUPS for tag in dataset.keys()),  # noqa: SIM118
+        ImageFlag.OVERLAYS_IGNORED: file.outline.has_overlays,
         ImageFlag.TRANSFER_SYNTAX_GUESSED: file.guessed,
         ImageFlag.PREAMBLE_EXECUTABLE: file.hidden_program,
     }

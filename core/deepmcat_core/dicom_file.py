@@ -1,19 +1,17 @@
 """From the bytes of a DICOM file to a parsed data set, within limits.
 
-    bytes ─► preamble, file meta group ─► (inflate) ─► walk: depth, elements ─► pydicom's data set
+    bytes ─► preamble, file meta group ─► (inflate) ─► walk: depth, elements ─► what is read of the data set
 
 A bare data set, as C-STORE delivers it, has neither preamble nor file meta group; its encoding is guessed.
 """
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from dataclasses import dataclass
 
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filereader import read_dataset
+from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -22,7 +20,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from deepmcat_core.dicom_structure import FLOAT_PIXEL_DATA, PIXEL_DATA, Encoding, Outline, has_vr, outline
+from deepmcat_core.dicom_dataset import WITH_PIXELS, WITHOUT_PIXELS, SparseDataset
+from deepmcat_core.dicom_structure import Encoding, Outline, encoding_at, has_vr, outline
 from deepmcat_core.errors import ImageTooLarge, UnsupportedImage
 from deepmcat_core.frame import Limits
 from deepmcat_core.preamble import PREAMBLE_BYTES, PREFIX, has_preamble, hides_program
@@ -50,7 +49,7 @@ class DicomFile:
     hidden_program: there is one in the preamble.
     """
 
-    dataset: Dataset
+    dataset: SparseDataset
     transfer_syntax: UID
     sop_class: str
     guessed: bool
@@ -66,7 +65,7 @@ def looks_like_dicom(data: bytes) -> bool:
 def read_dicom_file(data: bytes, limits: Limits, *, with_pixels: bool = True) -> DicomFile:
     """Parse a DICOM file or a bare data set. Raises ImageError, and may raise what pydicom raises.
 
-    with_pixels: False leaves out pixel data and all that follows it.
+    with_pixels: False leaves out pixel data.
     """
     start = PREAMBLE_BYTES + len(PREFIX) if has_preamble(data) else 0
     hidden_program = hides_program(data)
@@ -80,8 +79,8 @@ def read_dicom_file(data: bytes, limits: Limits, *, with_pixels: bool = True) ->
     if stated == DeflatedExplicitVRLittleEndian:
         data, start, stated = inflate(data[start:], limits), 0, ExplicitVRLittleEndian
     encoding = _encoding(data, start, stated)
-    seen = outline(data, start, encoding, limits)
-    dataset = _parse(data, start, encoding, with_pixels)
+    seen = outline(data, start, encoding, limits, WITH_PIXELS if with_pixels else WITHOUT_PIXELS)
+    dataset = SparseDataset(data, seen, encoding, limits)
     syntax = UID(stated) if stated else _native_syntax(encoding)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -139,22 +138,13 @@ def _encoding(data: bytes, start: int, stated: str) -> Encoding:
         big = stated == ExplicitVRBigEndian
     else:
         big = int.from_bytes(data[start : start + 2], "little") not in _FIRST_GROUPS and has_vr(data, start)
-    return Encoding(implicit=not has_vr(data, start), little_endian=not big)
+    return encoding_at(data, start, little_endian=not big)
 
 
 def _native_syntax(encoding: Encoding) -> UID:
     if encoding.implicit:
         return ImplicitVRLittleEndian
     return ExplicitVRLittleEndian if encoding.little_endian else ExplicitVRBigEndian
-
-
-def _parse(data: bytes, start: int, encoding: Encoding, with_pixels: bool) -> Dataset:
-    file = io.BytesIO(data)
-    file.seek(start)
-    last = PIXEL_DATA if with_pixels else FLOAT_PIXEL_DATA - 1
-    return read_dataset(
-        file, encoding.implicit, encoding.little_endian, stop_when=lambda tag, vr, length: int(tag) > last
-    )
 
 
 def _starts_with_element(data: bytes) -> bool:

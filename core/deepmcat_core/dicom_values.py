@@ -1,31 +1,32 @@
-"""Values of DICOM elements, read with the forgiveness that real files need: what cannot be read counts as absent."""
+"""Values of DICOM elements, read with the forgiveness that real files need: what cannot be read counts as absent.
+
+Call it within `translated`, which keeps quiet what pydicom has to say about them.
+"""
 
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from typing import Any
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from deepmcat_core.errors import ImageError
-from deepmcat_core.translation import translated
+from deepmcat_core.dicom_dataset import SparseDataset
 
 MAX_BYTES = 4096  # of an element that has a few values; pydicom would convert a million of them, one by one
 
 
 def numbers(dataset: Dataset, keyword: str, *, max_bytes: int = MAX_BYTES) -> tuple[float, ...]:
     """The finite numbers of an element; () where it is absent, empty, longer than `max_bytes`, or anything else."""
-    if keyword not in dataset or _is_longer(dataset, keyword, max_bytes):  # absent, as most are
+    value = _value(dataset, keyword, max_bytes)
+    if value is None or value == "":
         return ()
-    with suppress(ImageError), translated():
-        value = dataset.get(keyword)
-        if value is None or value == "":
-            return ()
+    try:
         found = tuple(float(v) for v in (value if isinstance(value, MultiValue | list | tuple) else [value]))
-        return found if all(math.isfinite(v) for v in found) else ()
-    return ()
+    except (TypeError, ValueError, OverflowError):
+        return ()
+    return found if all(math.isfinite(v) for v in found) else ()
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:
@@ -44,15 +45,11 @@ def in_sign(value: float, *, signed: bool, bits: int = 16) -> float:
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """The values of an element as text, stripped; () where there are none, or more than MAX_BYTES of them."""
-    if keyword not in dataset or _is_longer(dataset, keyword, MAX_BYTES):
+    value = _value(dataset, keyword, MAX_BYTES)
+    if value is None:
         return ()
-    with suppress(ImageError), translated():
-        value = dataset.get(keyword)
-        if value is None:
-            return ()
-        values = value if isinstance(value, MultiValue | list | tuple) else [value]
-        return tuple(str(v).strip(" \0") for v in values)
-    return ()
+    values = value if isinstance(value, MultiValue | list | tuple) else [value]
+    return tuple(str(v).strip(" \0") for v in values)
 
 
 def text(dataset: Dataset, keyword: str) -> str:
@@ -60,15 +57,9 @@ def text(dataset: Dataset, keyword: str) -> str:
     return next(iter(texts(dataset, keyword)), "")
 
 
-def item(dataset: Dataset, keyword: str) -> Dataset | None:
-    """The first item of a sequence; None where it is absent, empty or not a sequence."""
-    if keyword not in dataset:
-        return None
-    with suppress(ImageError), translated():
-        sequence = dataset.get(keyword)
-        first = sequence[0] if sequence else None
-        return first if isinstance(first, Dataset) else None
-    return None
+def item(dataset: Dataset, keyword: str, number: int = 0) -> Dataset | None:
+    """An item of a sequence; None where it has none of that number, is absent or no sequence."""
+    return dataset.item(keyword, number) if isinstance(dataset, SparseDataset) else None
 
 
 def functional_group(dataset: Dataset, frame: int, macro: str) -> Dataset | None:
@@ -76,16 +67,21 @@ def functional_group(dataset: Dataset, frame: int, macro: str) -> Dataset | None
 
     None where the object has no such group, as in every object that is not enhanced.
     """
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
-    own = per_frame[frame] if per_frame is not None and frame < len(per_frame) else None
-    shared = item(dataset, "SharedFunctionalGroupsSequence")
-    for group in (own, shared):
+    for groups, number in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        group = item(dataset, groups, number)
         if group is not None and (found := item(group, macro)) is not None:
             return found
     return None
 
 
-def _is_longer(dataset: Dataset, keyword: str, max_bytes: int) -> bool:
-    """Whether the value of an element that is there has more bytes, as it was read and before it is converted."""
+def _value(dataset: Dataset, keyword: str, max_bytes: int) -> Any:
+    """What pydicom makes of an element; None where it is absent, longer, or nothing can be made of it."""
     raw: object = dataset.get_item(keyword)  # an element, says its annotation, and often a raw one
-    return isinstance(raw, RawDataElement) and raw.value is not None and len(raw.value) > max_bytes
+    if raw is None:  # absent, as most are
+        return None
+    if isinstance(raw, RawDataElement) and raw.value is not None and len(raw.value) > max_bytes:
+        return None  # before it is converted
+    try:
+        return dataset[keyword].value
+    except Exception:  # noqa: BLE001 - pydicom raises whatever the moment suggests
+        return None

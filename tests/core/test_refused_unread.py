@@ -51,7 +51,7 @@ def _reached(*_: object, **__: object) -> None:
 @pytest.fixture(name="unparsed")
 def unparsed_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
     """pydicom's parser, and all that follows it, may not be reached."""
-    monkeypatch.setattr(dicom_file, "read_dataset", _reached)
+    monkeypatch.setattr(dicom_file, "SparseDataset", _reached)
 
 
 @pytest.fixture(name="undecoded")

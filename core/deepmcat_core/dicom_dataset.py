@@ -1,0 +1,95 @@
+"""The data set of a DICOM object as pydicom has it, but for what nobody asks for.
+
+It holds the attributes that are read, as bytes until one is touched; pydicom makes values of them then. A sequence is
+read item by item: of a hundred thousand frames, the groups of those that are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydicom.charset import convert_encodings
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+from deepmcat_core.dicom_structure import (
+    DOUBLE_FLOAT_PIXEL_DATA,
+    FLOAT_PIXEL_DATA,
+    PIXEL_DATA,
+    Encoding,
+    Outline,
+    item_outline,
+)
+from deepmcat_core.frame import Limits
+
+# Every attribute that is read of a data set or its items, of whatever is decoded or prepared. docs/conformance.md lists
+# them with what each is read for; what is not here is not there for anybody.
+ATTRIBUTES = (
+    "SpecificCharacterSet", "ImageType", "RecognitionCode", "SOPClassUID", "SOPInstanceUID", "Modality",
+    "StudyDescription", "SeriesDescription", "PixelPresentation", "PatientID", "BodyPartExamined", "ProtocolName",
+    "ImagerPixelSpacing", "ViewPosition", "SeriesInstanceUID", "ImageOrientationPatient", "Laterality",
+    "ImageLaterality", "FrameAnatomySequence", "FrameLaterality", "PlaneOrientationSequence", "SamplesPerPixel",
+    "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
+    "PixelAspectRatio", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
+    "PixelPaddingRangeLimit", "FloatPixelPaddingValue", "DoubleFloatPixelPaddingValue",
+    "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingRangeLimit", "BurnedInAnnotation",
+    "PixelIntensityRelationship", "WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope",
+    "VOILUTFunction", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData", "ModalityLUTSequence",
+    "LUTDescriptor", "LUTData", "VOILUTSequence", "PixelMeasuresSequence", "FrameVOILUTSequence",
+    "PixelValueTransformationSequence", "PresentationLUTShape", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "FloatPixelData",
+    "DoubleFloatPixelData", "PixelData",
+)  # fmt: skip
+
+_CHARACTER_SET = 0x00080005
+_PIXELS = frozenset({FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA, PIXEL_DATA})
+
+WITH_PIXELS: Mapping[int, BaseTag] = {
+    tag: BaseTag(tag) for keyword in ATTRIBUTES if (tag := tag_for_keyword(keyword)) is not None
+}
+WITHOUT_PIXELS: Mapping[int, BaseTag] = {tag: base for tag, base in WITH_PIXELS.items() if tag not in _PIXELS}
+
+
+class SparseDataset(Dataset):
+    """A data set, or an item, of which the outline was walked.
+
+    character_set: of what it is in, in the words of Python; its own wins.
+    """
+
+    def __init__(
+        self, data: bytes, seen: Outline, encoding: Encoding, limits: Limits, character_set: list[str] | None = None
+    ) -> None:
+        elements: dict[BaseTag, DataElement | RawDataElement] = {**seen.elements}
+        super().__init__(elements)
+        self._data = data
+        self._limits = limits
+        self._sequences = seen.items
+        self._is_empty = seen.is_empty
+        self._items: dict[tuple[str, int], SparseDataset | None] = {}
+        if (own := seen.elements.get(WITH_PIXELS[_CHARACTER_SET])) is not None:
+            character_set = convert_encodings(convert_raw_data_element(own).value)
+        self._python_encodings = character_set
+        self.set_original_encoding(encoding.implicit, encoding.little_endian, character_set or convert_encodings(None))
+
+    def __bool__(self) -> bool:
+        """Whether there is anything in it, kept or not: an item that holds but a sequence is something."""
+        return not self._is_empty
+
+    def item(self, keyword: str, number: int = 0) -> SparseDataset | None:
+        """An item of a sequence, as it is however often it is asked for; None where there is none of that number."""
+        key = keyword, number
+        if key not in self._items:
+            self._items[key] = self._read(keyword, number)
+        return self._items[key]
+
+    def _read(self, keyword: str, number: int) -> SparseDataset | None:
+        items = self._sequences.get(tag_for_keyword(keyword) or 0)
+        if items is None or number >= len(items.offsets):
+            return None
+        seen, encoding = item_outline(self._data, items.offsets[number], items.encoding, self._limits, WITHOUT_PIXELS)
+        return SparseDataset(self._data, seen, encoding, self._limits, self._python_encodings)

@@ -1,0 +1,198 @@
+"""What is read of a data set: the attributes that are named, one walk, and items when somebody asks for them."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from deepmcat_core import dicom_dataset
+from deepmcat_core.dicom_dataset import ATTRIBUTES, SparseDataset
+from deepmcat_core.dicom_file import read_dicom_file
+from deepmcat_core.dicom_values import functional_group, item, number, numbers, texts
+from deepmcat_core.frame import Limits
+from deepmcat_core.translation import translated
+
+NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+STEPS = np.arange(64, dtype=np.uint16).reshape(8, 8)
+PIXEL_DATA = b"\xe0\x7f\x10\x00"
+UNDEFINED = b"\xff\xff\xff\xff"
+ITEM, ITEM_END, SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0" + bytes(4), b"\xfe\xff\xdd\xe0" + bytes(4)
+
+
+def of(**attributes: object) -> Dataset:
+    """A data set of attributes."""
+    made = Dataset()
+    for keyword, value in attributes.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def read(data: bytes) -> SparseDataset:
+    """The data set of a file."""
+    return read_dicom_file(data, Limits()).dataset
+
+
+def spliced(data: bytes, elements: bytes) -> bytes:
+    """A file with more elements before its pixel data."""
+    at = data.rindex(PIXEL_DATA)
+    return data[:at] + elements + data[at:]
+
+
+def sequence(group: int, number: int, items: bytes, vr: bytes = b"SQ", length: int | None = None) -> bytes:
+    """A sequence in Explicit VR Little Endian; of undefined length where none is given, and then with its end."""
+    tag = struct.pack("<HH", group, number)
+    if length is None:
+        return tag + vr + bytes(2) + UNDEFINED + items + SEQUENCE_END
+    return tag + vr + bytes(2) + struct.pack("<L", length) + items
+
+
+def test_what_code_names_is_what_is_read():
+    """An attribute that some module asks for and nobody keeps would be absent everywhere, without a word."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
+    try:
+        import tables
+    finally:
+        sys.path.pop(0)
+    named = {keyword for _, keyword in (*tables._named_keywords(), *tables.UNNAMED)}
+
+    assert named - {"MediaStorageSOPClassUID", "TransferSyntaxUID"} == set(ATTRIBUTES)
+
+
+def test_every_attribute_is_one_of_the_dictionary():
+    """None is misspelt, and none is there twice."""
+    assert len(dicom_dataset.WITH_PIXELS) == len(ATTRIBUTES) == len(set(ATTRIBUTES))
+
+
+def test_what_is_not_named_is_not_kept(make_dicom):
+    """A patient's name is not in memory as a value that anybody could log."""
+    dataset = read(make_dicom(STEPS, PatientName="DOE^JOHN", PatientID="7"))
+
+    assert "PatientName" not in dataset
+    assert texts(dataset, "PatientID") == ("7",)
+
+
+def test_values_are_those_of_pydicom(corpus):
+    """Of every public file, each attribute that is no sequence has the value that dcmread finds."""
+    compared = 0
+    for path in corpus:
+        data = path.read_bytes()
+        with translated():
+            theirs = pydicom.dcmread(io.BytesIO(data), force=True)
+        try:
+            with translated():
+                ours = read(data)
+        except Exception:  # what cannot be read is compared elsewhere
+            continue
+        for keyword in ATTRIBUTES:
+            if keyword not in theirs or keyword.endswith("Sequence"):
+                continue
+            with translated():
+                found, expected = ours.get(keyword), theirs.get(keyword)
+            assert found == expected or found is expected is None, (path.name, keyword)
+            compared += 1
+    assert compared > 2000
+
+
+@pytest.mark.parametrize("syntax", NATIVE)
+def test_items_are_found_in_every_encoding(syntax, make_dicom):
+    """Of a sequence in a sequence, by their number."""
+    groups = [of(PixelMeasuresSequence=[of(PixelSpacing=[n + 1, 2])]) for n in range(3)]
+    dataset = read(make_dicom(STEPS, syntax=syntax, PerFrameFunctionalGroupsSequence=groups))
+
+    found = [numbers(functional_group(dataset, frame, "PixelMeasuresSequence"), "PixelSpacing") for frame in range(3)]
+
+    assert found == [(1, 2), (2, 2), (3, 2)]
+    assert functional_group(dataset, 3, "PixelMeasuresSequence") is None
+    assert item(dataset, "SharedFunctionalGroupsSequence") is None
+
+
+def test_the_groups_of_other_frames_are_not_read(make_dicom, monkeypatch):
+    """Of many frames, an item for each frame that somebody asks for, and once."""
+    groups = [of(PixelMeasuresSequence=[of(PixelSpacing=[n + 1, 2])]) for n in range(50)]
+    dataset = read(make_dicom(STEPS, PerFrameFunctionalGroupsSequence=groups))
+    walked = []
+    walk: Callable[..., object] = dicom_dataset.item_outline
+    monkeypatch.setattr(dicom_dataset, "item_outline", lambda *given: (walked.append(1), walk(*given))[1])
+
+    for _ in range(3):
+        measures = functional_group(dataset, 40, "PixelMeasuresSequence")
+        assert measures is not None
+        assert numbers(measures, "PixelSpacing") == (41, 2)
+
+    assert len(walked) == 2  # the frame's group, and the item within it
+
+
+def test_delimited_items_end_where_they_end(make_dicom):
+    """What follows an item of undefined length belongs to the next one."""
+    slope = b"\x28\x00\x53\x10DS\x02\x00"
+    items = b"".join(ITEM + UNDEFINED + slope + value + ITEM_END for value in (b"1 ", b"2 "))
+    data = spliced(make_dicom(STEPS), sequence(0x5200, 0x9230, items))
+
+    found = [item(read(data), "PerFrameFunctionalGroupsSequence", n) for n in range(3)]
+
+    assert [number(group, "RescaleSlope") for group in found if group is not None] == [1, 2]
+    assert found[2] is None
+
+
+@pytest.mark.parametrize("defined", [True, False])
+def test_a_sequence_of_unknown_vr_is_read_as_implicit(defined, make_dicom):
+    """PS3.5 6.2.2: who passed it on without knowing the attribute wrote UN, and left it as it was."""
+    items = ITEM + struct.pack("<L", 10) + b"\x28\x00\x53\x10" + struct.pack("<L", 2) + b"3 "
+    data = spliced(make_dicom(STEPS), sequence(0x5200, 0x9229, items, vr=b"UN", length=len(items) if defined else None))
+
+    shared = item(read(data), "SharedFunctionalGroupsSequence")
+
+    assert shared is not None
+    assert number(shared, "RescaleSlope") == 3
+
+
+def test_text_within_items_is_in_the_character_set_of_the_data_set(make_dicom):
+    """Where an item has none of its own."""
+    sets = {"SpecificCharacterSet": "ISO_IR 192"}
+    inner = of(SeriesDescription="Größe")
+    dataset = read(make_dicom(STEPS, **sets, SharedFunctionalGroupsSequence=[inner]))
+
+    shared = item(dataset, "SharedFunctionalGroupsSequence")
+
+    assert shared is not None
+    assert texts(shared, "SeriesDescription") == ("Größe",)
+
+
+def test_an_unknown_vr_is_taken_as_the_parser_takes_it(make_dicom):
+    """Two bytes that are no letters are a length; two letters that are no VR have a short one."""
+    odd = b"\x18\x00\x00\x11\x04\x00\x00\x00null" + b"\x18\x00\x01\x11ZZ\x02\x00xx"
+    at = (data := make_dicom(STEPS)).index(b"\x28\x00\x02\x00")
+    dataset = read(data[:at] + odd + data[at:])
+
+    assert number(dataset, "Rows") == 8
+    assert len(dataset.PixelData) == 128
+
+
+def test_what_holds_a_sequence_is_something(make_dicom):
+    """Who asks whether there is a group at all is told so, whatever is in it."""
+    inside = (of(VOILUTSequence=[of(LUTDescriptor=[1, 0, 8])]), of(PatientComments="not kept"), of())
+    dataset = read(make_dicom(STEPS, PerFrameFunctionalGroupsSequence=inside))
+
+    assert [bool(item(dataset, "PerFrameFunctionalGroupsSequence", n)) for n in range(3)] == [True, True, False]
+
+
+def test_items_without_number_make_no_objects(make_dicom):
+    """A quarter of a million empty items are counted, and none of them is read until it is asked for."""
+    many = 240_000
+    data = spliced(make_dicom(STEPS), sequence(0x5200, 0x9230, (ITEM + bytes(4)) * many))
+
+    dataset = read(data)
+
+    assert dataset._items == {}
+    assert item(dataset, "PerFrameFunctionalGroupsSequence", many - 1) is not None
+    assert item(dataset, "PerFrameFunctionalGroupsSequence", many) is None
+    assert len(dataset._items) == 2
