@@ -6,7 +6,7 @@ ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
-EXTRAS := trainer,server,pretrained,cpu,dicom,demo,triton
+EXTRAS := trainer,server,pretrained,cpu,dicom,demo,triton,otel
 TRITON_PYTHON ?= /usr/bin/python3.11
 TORCH := $(shell sed -n 's/^torch==//p' constraints/cpu.txt)
 

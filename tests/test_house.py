@@ -97,7 +97,7 @@ def test_the_licence_is_apache_2() -> None:
 
 def test_no_dependency_is_under_the_gpl() -> None:
     """Installing any of our extras brings nothing that only the GPL or AGPL allows to pass on."""
-    roots = ["deepmcat[trainer,server,pretrained,cpu,dicom,demo,triton]", *DEV]
+    roots = ["deepmcat[trainer,server,pretrained,cpu,dicom,demo,triton,otel]", *DEV]
     ours = {name: licences(distribution) for name, distribution in installed_closure(roots).items()}
 
     gpl = {name: text for name, text in ours.items() if re.search(r"(?<!L)(?<!Lesser )\bA?GPL|General Public", text)}
@@ -125,8 +125,8 @@ def test_the_python_versions_agree() -> None:
 @pytest.mark.parametrize(
     ("file", "extras"),
     [
-        ("cpu.txt", ["trainer", "server", "pretrained", "cpu", "dicom", "demo"]),
-        ("gpu.txt", ["trainer", "server", "pretrained", "gpu", "dicom", "demo"]),
+        ("cpu.txt", ["trainer", "server", "pretrained", "cpu", "dicom", "demo", "otel"]),
+        ("gpu.txt", ["trainer", "server", "pretrained", "gpu", "dicom", "demo", "otel"]),
     ],
 )
 def test_pins_are_within_the_ranges(file: str, extras: list[str]) -> None:
@@ -144,7 +144,7 @@ def test_pins_are_within_the_ranges(file: str, extras: list[str]) -> None:
 
 def test_the_tests_run_with_the_pins() -> None:
     """What is installed here is what constraints/cpu.txt says, so that a green run means something elsewhere."""
-    closure = installed_closure(["deepmcat[trainer,server,pretrained,cpu,dicom,demo,triton]", *DEV])
+    closure = installed_closure(["deepmcat[trainer,server,pretrained,cpu,dicom,demo,triton,otel]", *DEV])
     pinned = pins("cpu.txt")
 
     assert {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -125,10 +126,11 @@ class Connections:
 
     async def metadata(self) -> tuple[tuple[str, str], ...]:
         """What every call carries. Raises Unauthenticated, and what the token's source raises."""
-        token = self._settings.token
+        token, traced = self._settings.token, _trace_context()
         if token is None:
-            return ()
-        return authorization(token) if isinstance(token, str) else await asyncio.to_thread(authorization, token)
+            return traced
+        shown = authorization(token) if isinstance(token, str) else await asyncio.to_thread(authorization, token)
+        return shown + traced
 
     def answered(self, connection: Connection) -> None:
         """Say that the server behind a connection answers."""
@@ -193,3 +195,14 @@ class Connections:
 
 def _open_calls(slot: _Slot) -> int:
     return 0 if slot.connection is None else slot.connection.calls
+
+
+def _trace_context() -> tuple[tuple[str, str], ...]:
+    """The caller's current span as W3C Trace Context, where the caller traces with OpenTelemetry; else nothing."""
+    if "opentelemetry.trace" not in sys.modules:
+        return ()
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return tuple(carrier.items())

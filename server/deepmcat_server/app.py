@@ -20,6 +20,7 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -50,6 +51,7 @@ from deepmcat_server.health import Health
 from deepmcat_server.interceptors import Observing, Translating
 from deepmcat_server.lines import DEFAULT, Line, Lines
 from deepmcat_server.metrics import Metrics
+from deepmcat_server.observation import observe
 from deepmcat_server.opening import Opened, OpenEngine, engine_opener, open_newest
 from deepmcat_server.pipeline import Pipeline, batches_beside, bucket_sizes, logged_embed, out_of_memory
 from deepmcat_server.reading import Reading
@@ -57,6 +59,9 @@ from deepmcat_server.rollout import Rollout
 from deepmcat_server.security import Security, opened_security
 from deepmcat_server.servicer import CategorizationServicer
 from deepmcat_server.streams import Closing
+
+if TYPE_CHECKING:
+    from deepmcat_server.tracing import Tracing
 
 LOG = logs.logger("server.app")
 SERVICE = pb.DESCRIPTOR.services_by_name["CategorizationService"].full_name
@@ -100,15 +105,17 @@ async def run_server(
     first: Opened | None = None,
     open_pool: Callable[[int], Pool] | None = None,
     open_engine: OpenEngine | None = None,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Running]:
     """Everything between a loaded artifact, which it takes over, and a server that is SERVING; leaving it drains.
 
     first: where the artifact came from, and others will; None: it stays. open_pool: a decoding pool of so many
-    workers; None: a DecodePool. open_engine: for other artifacts; None: as the settings say.
+    workers; None: a DecodePool. open_engine: for other artifacts; None: as the settings say. tracing: the same.
     Raises ConfigError, ArtifactError.
     """
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
+    observation = observe(settings, registry, tracing)
+    metrics = observation.metrics
     open_pool = open_pool or partial(_open_pool, settings, metrics)
     admission = Admission(
         max_images=settings.max_queue,
@@ -126,6 +133,7 @@ async def run_server(
 
     with Admin(parse_address(settings.admin), registry) as admin:
         async with (
+            observation.until_ended(),
             opened_security(settings, metrics) as security,
             Decoder(open_pool(settings.workers), settings.workers) as decoder,
             Lines(keep=settings.keep_artifacts) as lines,
@@ -146,10 +154,13 @@ async def run_server(
             metrics.inflight_bytes.set_function(lambda: admission.size_bytes)
             metrics.inflight_frames.set_function(lambda: admission.frames)
             metrics.artifacts_loaded.set_function(lambda: len(lines))
+            metrics.ready.set_function(lambda: admin.ready)
             await asyncio.gather(
                 decoder.warm(),
                 _begin(rollout, categorizer, opened, bucket_sizes(settings.max_batch)),
             )
+            for name in lines.in_force:
+                metrics.catalog_version.labels(name).set_function(partial(_catalog_version, lines, name))
             del categorizer, first, others, opened  # the lines' alone, to be freed when they end
             servicer = CategorizationServicer(
                 settings=settings,
@@ -160,9 +171,10 @@ async def run_server(
                 quotas=security.quotas,
                 decoders=decoders(),
             )
+            observing = observation.interceptor(security.caller_ids)
             administrator = AdminServicer(rollout, audit.record) if settings.admin_service else None
             async with (
-                _grpc_server(settings, servicer, administrator, metrics, admin, closing, security) as listen,
+                _grpc_server(settings, servicer, administrator, observing, admin, closing, security) as listen,
                 ArtifactWatch(paths, found, rollout.follow, poll_s=settings.artifact_poll_s),
             ):
                 yield Running(
@@ -173,6 +185,10 @@ async def run_server(
                     rollout=rollout,
                     registry=registry,
                 )
+
+
+def _catalog_version(lines: Lines, name: str) -> float:
+    return lines.find(name).categorizer.catalog.version
 
 
 async def _open_others(settings: Settings, open_engine: OpenEngine) -> dict[str, Opened]:
@@ -196,6 +212,7 @@ def _new_line(
     settings: Settings, decoder: Decoder, metrics: Metrics, categorizer: Categorizer, size_bytes: int
 ) -> Line:
     """All that answers for an artifact."""
+    metrics = metrics.of_line()
     batcher = Batcher(
         logged_embed(categorizer.engine),
         max_batch=settings.max_batch,
@@ -203,7 +220,13 @@ def _new_line(
         out_of_memory=out_of_memory,
     )
     pipeline = Pipeline(categorizer=categorizer, decoder=decoder, batcher=batcher, metrics=metrics)
-    return Line(pipeline, batcher, catalog_poll_s=settings.catalog_poll_s, size_bytes=size_bytes)
+    return Line(
+        pipeline,
+        batcher,
+        catalog_poll_s=settings.catalog_poll_s,
+        size_bytes=size_bytes,
+        on_catalog=metrics.catalog,
+    )
 
 
 def _open_pool(settings: Settings, metrics: Metrics, workers: int) -> DecodePool:
@@ -223,14 +246,14 @@ async def _grpc_server(
     settings: Settings,
     servicer: CategorizationServicer,
     administrator: AdminServicer | None,
-    metrics: Metrics,
+    observing: Observing,
     admin: Admin,
     closing: Closing,
     security: Security,
 ) -> AsyncIterator[Address]:
     """Bind and become SERVING; on leaving, stop in the order that loses no call."""
     interceptors = [
-        Observing(metrics, security.caller_ids),
+        observing,
         Translating(),
         Access(security.callers, security.quotas),
         Gate(max_streams=settings.max_streams, max_calls=settings.max_calls),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from deepmcat_core import catalog as catalogs
@@ -11,6 +12,7 @@ from deepmcat_core import logs
 from deepmcat_core.artifact import CATALOG, identify
 from deepmcat_core.categorizer import Categorizer
 from deepmcat_core.errors import ArtifactDamaged
+from deepmcat_server.metrics import CatalogResult
 from deepmcat_server.polling import Polling
 
 LOG = logs.logger("server.catalog")
@@ -23,9 +25,17 @@ class CatalogWatch(Polling):
     another artifact has taken the folder, its catalog is none of ours.
     """
 
-    def __init__(self, categorizer: Categorizer, *, poll_s: float) -> None:
+    def __init__(
+        self,
+        categorizer: Categorizer,
+        *,
+        poll_s: float,
+        on_catalog: Callable[[CatalogResult], None] = lambda result: None,
+    ) -> None:
+        """on_catalog: told of each newer version what became of it, in a thread."""
         super().__init__([partial(asyncio.to_thread, self._look)], poll_s=poll_s)
         self._categorizer = categorizer
+        self._on_catalog = on_catalog
         self._refused: str | None = None  # the file that has had its line in the log
 
     def _look(self) -> None:
@@ -37,6 +47,7 @@ class CatalogWatch(Polling):
                 self._use_newest()
         except Exception:  # noqa: BLE001  # whatever lies in the folder, the watch goes on and the old names stay
             if newest != self._refused:
+                self._on_catalog("refused")
                 artifact_id = self._categorizer.artifact.artifact_id
                 logs.event(LOG, logging.ERROR, "catalog refused", artifact_id=artifact_id, exc_info=True)
             self._refused = newest
@@ -52,6 +63,7 @@ class CatalogWatch(Polling):
             return  # taken while it was read
         self._categorizer.use_catalog(catalog)
         self._refused = None
+        self._on_catalog("ok")
         logs.event(LOG, logging.INFO, "catalog in force", catalog_version=catalog.version)
 
     def _newest(self) -> str:

@@ -6,6 +6,7 @@ import difflib
 import ipaddress
 import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -17,13 +18,15 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from deepmcat_core import config
 from deepmcat_core.cpus import available_cpus
 from deepmcat_core.decode_limits import WorkerLimits
-from deepmcat_core.errors import ConfigError
+from deepmcat_core.errors import ConfigError, MissingExtra
 from deepmcat_core.frame import Limits
 from deepmcat_server.callers import KINDS
 from deepmcat_server.quotas import Quota
 from deepmcat_server.scopes import Scope
 
 MIB = 2**20
+TRACES_PATH = "/v1/traces"
+"""Where collectors take traces, where they are not told otherwise (OTLP, section "OTLP/HTTP Request")."""
 
 
 class Address(NamedTuple):
@@ -87,10 +90,18 @@ def _checked_location(text: str) -> str:
     return text
 
 
+def _checked_endpoint(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise PydanticCustomError("endpoint", "the URL of a collector is needed, such as http://127.0.0.1:4318")
+    return text if parts.path.strip("/") else text.rstrip("/") + TRACES_PATH
+
+
 AddressText = Annotated[str, AfterValidator(_checked)]
 EncoderText = Annotated[str, AfterValidator(_checked_encoder)]
 Pattern = Annotated[str, AfterValidator(_checked_pattern)]
 Location = Annotated[str, AfterValidator(_checked_location)]
+Endpoint = Annotated[str, AfterValidator(_checked_endpoint)]
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 ArtifactName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]  # no id: those have 64 digits
@@ -151,6 +162,11 @@ class Settings(BaseSettings):
     encoder: EncoderText | None = None  # of a Triton, in place of the artifact's own
     encoder_timeout_s: float = Field(default=10, gt=0, le=3600)  # of a batch there
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    access_log: bool = True  # a line for each call
+
+    trace_endpoint: Endpoint | None = None  # of a collector, OTLP over HTTP
+    trace_sample: float = Field(default=0.01, ge=0, le=1)  # of calls whose callers do not trace
+    trace_images: int = Field(default=16, ge=0, le=1024)  # of a call, that have spans of their own
 
     decode_workers: int = Field(default=0, ge=0, le=256)  # 0: one a CPU
     max_batch: int = Field(default=32, ge=1, le=1024)  # frames
@@ -268,6 +284,7 @@ def load(*, flags: Mapping[str, Any] | None = None, sets: Sequence[str] = (), fi
     for source in (EnvSettingsSource(Settings)(), config.parse_settings(sets), given):
         data = config.merged(data, source)
     settings = config.validate(Settings, data)
+    _refuse_missing_tracing(settings)
     _refuse_open_plaintext(settings)
     _refuse_open_administration(settings)
     return settings
@@ -286,6 +303,15 @@ def _refuse_misspelt(environ: Mapping[str, str]) -> None:
             continue
         if near := difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.8):
             raise ConfigError(f"there is no setting for {name}; did you mean {prefix}{near[0].upper()}?")
+
+
+def _refuse_missing_tracing(settings: Settings) -> None:
+    """Before anything is loaded."""
+    if settings.trace_endpoint is not None:
+        try:
+            import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+        except ImportError as error:
+            raise MissingExtra("opentelemetry", "otel") from error
 
 
 def _refuse_open_plaintext(settings: Settings) -> None:

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -34,13 +34,14 @@ OWN_PACKAGES = ("deepmcat.", "inference.")
 
 @dataclass(slots=True)
 class Call:
-    """What is known of a call. images: what its handler tells for the access line.
+    """What is known of a call. images, size_bytes of them: what its handler tells for the access line.
 
     caller: the key of whom it is from, the same from call to call: of the token or certificate, else the address
     (callers.py). Never a label and never in a log line as it stands.
     """
 
     images: int = 0
+    size_bytes: int = 0
     caller: str = ""
 
 
@@ -49,6 +50,21 @@ CALL: ContextVar[Call] = ContextVar("CALL")
 
 Handler = Any  # grpc.RpcMethodHandler, whose stubs say nothing of its members
 Context = Any  # grpc.aio.ServicerContext, whose stubs lack code() and done()
+
+
+class Trace(Protocol):
+    """The trace of a call: `tracing.CallTrace`."""
+
+    @property
+    def trace_id(self) -> str:
+        """Of the trace that the call is in."""
+
+    @property
+    def exemplar(self) -> dict[str, str] | None:
+        """Labels that lead from a measurement to the trace."""
+
+    def end(self, code: str, *, images: int, caller_id: str) -> None:
+        """The call has ended."""
 
 
 class Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[type-arg]  # generic in its stubs only
@@ -70,18 +86,28 @@ class Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[type-arg]  # gene
 
 
 class Observing(Around):
-    """Counts and times each call, and writes one access line for it."""
+    """Counts, times and traces each call, and writes one access line for it."""
 
-    def __init__(self, metrics: Metrics, caller_id: Callable[[str], str]) -> None:
-        """caller_id: what stands in the log for a caller."""
+    def __init__(
+        self,
+        metrics: Metrics,
+        caller_id: Callable[[str], str],
+        *,
+        begin_trace: Callable[[str, str, Context], Trace | None] = lambda service, method, context: None,
+        access_log: bool = True,
+    ) -> None:
+        """caller_id: what stands in the log for a caller. begin_trace: of a call; None for one that is not traced."""
         self._metrics = metrics
         self._caller_id = caller_id
+        self._begin_trace = begin_trace
+        self._access_log = access_log
 
     @asynccontextmanager
     async def around(self, service: str, method: str, context: Context) -> AsyncIterator[None]:
-        """Count, time, log."""
+        """Count, time, trace, log."""
         started, call, code = time.perf_counter(), Call(caller=peer_key(context.peer())), "OK"
         CALL.set(call)
+        trace = self._begin_trace(service, method, context)
         self._metrics.started.labels(service, method).inc()
         try:
             yield
@@ -94,19 +120,30 @@ class Observing(Around):
         finally:
             duration_s = time.perf_counter() - started
             self._metrics.handled.labels(service, method, code).inc()
-            self._metrics.handling.labels(service, method).observe(duration_s)
-            # Probes call every few seconds: their lines are for debugging only.
-            level = logging.INFO if service.startswith(OWN_PACKAGES) else logging.DEBUG
-            logs.event(
-                LOG,
-                level,
-                "call",
-                method=method,
-                code=code,
-                duration_s=round(duration_s, 6),
-                images=call.images,
-                caller_id=self._caller_id(call.caller),
-            )
+            self._metrics.handling.labels(service, method).observe(duration_s, trace.exemplar if trace else None)
+            if trace is not None:
+                trace.end(code, images=call.images, caller_id=self._caller_id(call.caller))
+            if self._access_log:
+                self._log(call, service, method, code, duration_s, trace)
+
+    def _log(self, call: Call, service: str, method: str, code: str, duration_s: float, trace: Trace | None) -> None:
+        # Probes call every few seconds: their lines are for debugging only.
+        level = logging.INFO if service.startswith(OWN_PACKAGES) else logging.DEBUG
+        if not LOG.isEnabledFor(level):
+            return
+        traced: dict[str, Any] = {"trace_id": trace.trace_id} if trace else {}
+        logs.event(
+            LOG,
+            level,
+            "call",
+            method=method,
+            code=code,
+            duration_s=round(duration_s, 6),
+            images=call.images,
+            size_bytes=call.size_bytes,
+            caller_id=self._caller_id(call.caller),
+            **traced,
+        )
 
 
 class Translating(Around):

@@ -10,7 +10,7 @@ answer; a line that is taken out answers what it has, and only then gives its en
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -21,6 +21,7 @@ from deepmcat_core.categorizer import Categorizer
 from deepmcat_server.batcher import Batcher
 from deepmcat_server.catalog_watch import CatalogWatch
 from deepmcat_server.errors import ArtifactNotFound, ArtifactRefused
+from deepmcat_server.metrics import CatalogResult
 from deepmcat_server.pipeline import Pipeline
 
 DEFAULT = "default"
@@ -30,12 +31,20 @@ DEFAULT = "default"
 class Line:
     """One loaded artifact with all that answers for it. It owns the categorizer's engine and closes it."""
 
-    def __init__(self, pipeline: Pipeline, batcher: Batcher, *, catalog_poll_s: float, size_bytes: int = 0) -> None:
-        """size_bytes: of the artifact's files, which is about what it takes of memory."""
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        batcher: Batcher,
+        *,
+        catalog_poll_s: float,
+        size_bytes: int = 0,
+        on_catalog: Callable[[CatalogResult], None] = lambda result: None,
+    ) -> None:
+        """size_bytes: of the artifact's files, which is about what it takes of memory. on_catalog: see CatalogWatch."""
         self.pipeline = pipeline
         self.batcher = batcher
         self.size_bytes = size_bytes
-        self._watch = CatalogWatch(self.categorizer, poll_s=catalog_poll_s)
+        self._watch = CatalogWatch(self.categorizer, poll_s=catalog_poll_s, on_catalog=on_catalog)
         self._life = AsyncExitStack()
         self._images = 0
         self._idle = asyncio.Event()

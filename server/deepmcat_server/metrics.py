@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal, Self, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -19,10 +19,12 @@ from deepmcat_server.admission import LEEWAY_S, REFUSALS
 from deepmcat_server.batcher import BatchReport
 from deepmcat_server.status import REASONS, reason_of
 
-Stage = Literal["receive", "decode", "queue", "encode", "assign"]
+Response = TypeVar("Response")
+Stage = Literal["receive", "decode", "queue", "encode", "assign", "reply"]
 LEFT_IN: tuple[Stage, ...] = ("receive", "decode", "queue", "assign")
 """Stages in which an image can be left: waiting for the encoder and being in it are one."""
 
+CatalogResult = Literal["ok", "refused"]
 LoadResult = Literal["ok", "missing", "format", "damaged", "self_test", "changing", "no_room", "failed"]
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -30,6 +32,7 @@ ERRORS_S = (-1, -0.5, -0.2, -0.1, -0.05, -0.02, -0.01, 0, 0.01, 0.02, 0.05, 0.1,
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DISTANCES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)
 LOAD_RESULTS: tuple[LoadResult, ...] = get_args(LoadResult)
+CATALOG_RESULTS: tuple[CatalogResult, ...] = get_args(CatalogResult)
 RESULTS = frozenset({"ok", "cancelled", *(reason.lower() for reason in REASONS)})
 
 MAX_CATEGORIES = 1000
@@ -119,6 +122,18 @@ class Metrics:
         self._load_seconds = Gauge(
             "deepmcat_artifact_load_seconds", "How long loading the last artifact took.", registry=registry
         )
+        self.catalog_version = Gauge(
+            "deepmcat_catalog_version",
+            "The catalog version in force under a name.",
+            ["artifact_name"],
+            registry=registry,
+        )
+        self._catalogs = Counter(
+            "deepmcat_catalog_loads", "Newer catalog versions taken or refused.", ["result"], registry=registry
+        )
+        for catalog_result in CATALOG_RESULTS:
+            self._catalogs.labels(catalog_result)
+        self.ready = Gauge("deepmcat_ready", "1 while SERVING.", registry=registry)
         self.artifacts_loaded = Gauge("deepmcat_artifacts_loaded", "Artifacts in memory.", registry=registry)
         self.certificate_expiry = Gauge(
             "deepmcat_certificate_expiry_timestamp_seconds",
@@ -137,6 +152,10 @@ class Metrics:
             self.key_fetches.labels(fetch)
         self._categories: set[str] = set()
         self._artifacts: set[str] = set()
+
+    def of_line(self) -> Self:
+        """Those of one artifact's batches and images, in the same registry: itself. Tracing tells lines apart."""
+        return self
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
@@ -179,6 +198,17 @@ class Metrics:
             (self._expired if over else self._cancelled).labels(stage).inc()
             raise
 
+    def replying(self, write: Callable[[Response], Awaitable[object]]) -> Callable[[Response], Awaitable[object]]:
+        """`write`, timed: encoding the answer of a stream, and waiting for a caller who reads slowly."""
+        replies = self._stages.labels("reply")
+
+        async def timed(response: Response) -> None:
+            started = time.perf_counter()
+            await write(response)
+            replies.observe(time.perf_counter() - started)
+
+        return timed
+
     def batch(self, report: BatchReport) -> None:
         """A batch has run."""
         self._batch_failures.inc(report.failed)
@@ -218,6 +248,10 @@ class Metrics:
         """An artifact was loaded, or refused."""
         self._loads.labels(result).inc()
         self._load_seconds.set(duration_s)
+
+    def catalog(self, result: CatalogResult) -> None:
+        """A newer catalog version is in force, or was refused."""
+        self._catalogs.labels(result).inc()
 
     def _bounded(self, category_id: str) -> str:
         """Catalogs grow and ids are never reused, so the label has a bound of its own."""

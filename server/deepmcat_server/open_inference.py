@@ -119,7 +119,8 @@ class OpenInferenceServicer:
             message = await inbox.next()
             return None if message is None else await self._begin(message)
 
-        await answer_in_order(next_task, context.write, max_in_flight=self.settings.max_stream_in_flight)
+        write = self.door.metrics.replying(context.write)
+        await answer_in_order(next_task, write, max_in_flight=self.settings.max_stream_in_flight)
         if inbox.cut_off:
             raise ServerClosing("the server is shutting down; send the requests that have no answer elsewhere")
 
@@ -165,7 +166,9 @@ class _Request:
                 max_images=servicer.settings.max_queue,
                 max_image_bytes=servicer.settings.max_image_bytes,
             )
-        CALL.get().images += len(self.wanted.images)
+        call, images = CALL.get(), self.wanted.images
+        call.images += len(images)
+        call.size_bytes += sum(map(len, images)) if isinstance(images, list) else images.nbytes
 
     async def begin(self, allowed_s: float, *, at_once: bool) -> None:
         """Let the images in. allowed_s: for the answer, where the request allows no less. Raises ServerError."""

@@ -79,7 +79,8 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
         """Many images on one call, answered in the order of arrival."""
         inbox: StreamInbox = Inbox(context.read, EOF, self._closing)
         stream = _Stream(self, inbox)
-        await answer_in_order(stream.next_task, context.write, max_in_flight=self.settings.max_stream_in_flight)
+        write = self.metrics.replying(context.write)
+        await answer_in_order(stream.next_task, write, max_in_flight=self.settings.max_stream_in_flight)
         if inbox.cut_off:
             raise ServerClosing("the server is shutting down; send the images that have no answer elsewhere")
 
@@ -108,6 +109,7 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
     def read_item(self, request: pb.CategorizeRequest) -> Item:
         """The request, checked. Raises InvalidRequest, ArtifactNotFound, ImageTooLarge."""
         item = read_item(request, limits=self.settings.limits)
+        CALL.get().size_bytes += item.size_bytes
         self.lines.find(item.artifact)  # refused before it is admitted
         return item
 

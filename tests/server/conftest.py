@@ -130,12 +130,13 @@ def serving_fixture(artifact: Artifact, held: HeldEngine) -> Serving:
         pool: Callable[[int], Any] = ThreadPool,
         artifact: Artifact = tiny,
         engine: Engine = held,
+        tracing: Any = None,
         **settings: Any,
     ) -> AsyncIterator[Served]:
         chosen = Settings(**(QUICK | settings))
         categorizer = Categorizer(artifact, engine, chosen.limits)
         async with (
-            run_server(chosen, categorizer, open_pool=pool) as running,
+            run_server(chosen, categorizer, open_pool=pool, tracing=tracing) as running,
             grpc.aio.insecure_channel(str(running.listen)) as channel,
         ):
             yield Served(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -13,6 +14,7 @@ import grpc
 import numpy as np
 import pydicom
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import (
     BasicTextSRStorage,
@@ -28,6 +30,7 @@ from pydicom.uid import (
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
 from deepmcat_core.logs import FIELDS, JsonFormatter
+from deepmcat_server.tracing import Tracing
 
 CANARY = "CANARY-7F3A"
 
@@ -210,6 +213,27 @@ def test_every_text_of_a_file_stays_in_it(canaries, start, onnx_artifact, capfd)
     assert {name: canaries.found_in(text) for name, text in said.items() if canaries.found_in(text)} == {}
     assert pb.IMAGE_FLAG_PREAMBLE_EXECUTABLE in answers[1].categorization.flags
     assert "deepmcat_preamble_executables_total 2.0" in said["metrics"]
+
+
+async def test_nothing_of_an_image_is_in_a_trace(canaries, serving):
+    """No text, UID or item id of any file, good or malformed, and no metadata or message is in what is exported."""
+    spans = InMemorySpanExporter()
+    files = canary_files(canaries)
+    items = [pb.CategorizeRequest(item_id=canaries.text(), image=pb.Image(encoded=file)) for file in files.values()]
+    metadata = (("x-note", canaries.text()), ("user-agent", canaries.text()))
+    async with serving(tracing=Tracing(spans, sample=1.0, images=100)) as served:
+        messages = [pb.CategorizeStreamRequest(item=item) for item in items]
+        answers = [answer async for answer in served.stub.CategorizeStream(iter(messages), metadata=metadata)]
+        for item in items:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await served.stub.Categorize(item, metadata=metadata)
+
+    assert len(answers) == len(files)
+    exported = spans.get_finished_spans()
+    assert sum(span.name == "image" for span in exported) == 2 * len(files)
+    assert {
+        span.name: canaries.found_in(span.to_json()) for span in exported if canaries.found_in(span.to_json())
+    } == {}
 
 
 def test_canaries_are_where_a_leak_would_find_them(canaries):
