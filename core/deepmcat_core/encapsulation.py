@@ -38,7 +38,7 @@ class EncapsulatedFrames:
 
     def __getitem__(self, index: int) -> bytes:
         """The codestream of a frame."""
-        if self._extended:
+        if self._extended and not self._is_plain:
             return self._at(*(_entry(table, index) for table in self._extended))
         starts = self._starts
         if index >= len(starts):
@@ -46,21 +46,29 @@ class EncapsulatedFrames:
         end = starts[index + 1] if index + 1 < len(starts) else len(self._items)
         return b"".join(self._fragment(number) for number in range(starts[index], end))
 
+    @property
+    def _is_plain(self) -> bool:
+        """Whether no table of offsets is needed, and so none believed: there is one frame, or a fragment for each."""
+        return self._count in (1, len(self._items))
+
     @cached_property
     def _starts(self) -> list[int]:
         """The number of every frame's first fragment."""
-        if offsets := parse_basic_offsets(self._data):
+        if self._is_plain:
+            return list(range(self._count))
+        # One with an entry for some frames only, such as a single zero, says nothing.
+        if len(offsets := parse_basic_offsets(self._data)) >= self._count:
             numbers = {item - self._items[0]: number for number, item in enumerate(self._items)}
             starts = [numbers.get(offset, -1) for offset in offsets]
             if -1 in starts or starts != sorted(set(starts)):
                 raise CorruptImage("the offsets to the frames of the DICOM image are not those of fragments")
             return starts
-        if self._count in (1, len(self._items)):
-            return list(range(self._count))
         return [0, *(n + 1 for n in range(len(self._items) - 1) if _END_OF_IMAGE in self._fragment(n)[-10:])]
 
     def _at(self, offset: int, length: int) -> bytes:
         start = self._items[0] + offset + _HEADER
+        if self._data[start - _HEADER : start - 4] != _ITEM:
+            raise CorruptImage("the offsets to the frames of the DICOM image are not those of fragments")
         return self._data[start : start + length]
 
     def _fragment(self, number: int) -> bytes:

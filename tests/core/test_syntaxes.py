@@ -245,27 +245,58 @@ def test_frames_are_where_pydicom_finds_them(frames, table, fragments):
         assert found[index] == get_frame(data, index, number_of_frames=len(frames), extended_offsets=extended)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        encapsulate([b"ab", b"cd"]).replace(b"\x0a\0\0\0", b"\x0b\0\0\0", 1),
-        encapsulate([b"ab", b"cd"]).replace(b"\x0a\0\0\0", b"\0\0\0\0", 1),
-        encapsulate([b"ab", b"cd"]).replace(b"\x0a\0\0\0", b"\xff\xff\xff\xff", 1),
-        encapsulate([b"ab", b"cd", b"ef"], has_bot=False),
-    ],
-)
-def test_frames_that_cannot_be_told_apart_are_corrupt(data):
-    """Offsets into the middle, twice to the same place and beyond the end; fragments without an end of a frame."""
-    with pytest.raises(CorruptImage):
-        EncapsulatedFrames(data, 2)[1]
+def of_two_fragments(frames: list[bytes], second: int) -> bytes:
+    """Two frames of two fragments each, and a Basic Offset Table with an offset of the second that may be wrong."""
+    data = encapsulate(frames, fragments_per_frame=2)
+    return data[:12] + second.to_bytes(4, "little") + data[16:]
 
 
-def test_an_extended_offset_table_that_ends_too_early_is_corrupt():
-    """The second frame is not guessed at."""
+@pytest.mark.parametrize("second", [0, 11, 0xFFFFFFFF])
+def test_frames_that_cannot_be_told_apart_are_corrupt(second):
+    """Offsets twice to the same place, into the middle and beyond the end."""
+    with pytest.raises(CorruptImage, match="not those of fragments"):
+        EncapsulatedFrames(of_two_fragments([b"abcd", b"efgh"], second), 2)[1]
+
+
+def test_fragments_without_an_end_of_a_frame_are_corrupt():
+    """Three fragments of two frames, and no table."""
+    with pytest.raises(CorruptImage, match="fewer frames"):
+        EncapsulatedFrames(encapsulate([b"ab", b"cd", b"ef"], has_bot=False), 2)[1]
+
+
+@pytest.mark.parametrize("offset", [0, 11, 0xFFFFFFFF])
+def test_a_fragment_a_frame_needs_no_table(offset):
+    """Where there are as many fragments as frames, each is one, whatever a Basic Offset Table says."""
+    data = encapsulate([b"ab", b"cd"]).replace(b"\x0a\0\0\0", offset.to_bytes(4, "little"), 1)
+
+    assert [EncapsulatedFrames(data, 2)[index] for index in range(2)] == [b"ab", b"cd"]
+
+
+def test_a_table_with_a_single_zero_says_nothing():
+    """As some writers leave it: a fragment for each frame, or frames that end where their codestreams do."""
+    frames = [b"abcdef\xff\xd9", b"ghijkl\xff\xd9", b"mnopqr\xff\xd9"]
+    zero = b"\xfe\xff\x00\xe0\x04\0\0\0" + bytes(4)
+    for fragments in (1, 2):
+        data = zero + encapsulate(frames, fragments_per_frame=fragments, has_bot=False)[8:]
+
+        assert [EncapsulatedFrames(data, 3)[index] for index in range(3)] == frames
+
+
+@pytest.mark.parametrize("damage", [lambda table: table[:8], lambda table: table[:8] + b"\x07" + table[9:]])
+def test_a_wrong_extended_offset_table_is_not_needed(damage):
+    """It is for one fragment a frame (PS3.3 C.7.6.3.1.8), so the fragments say the same."""
     data, offsets, lengths = encapsulate_extended([b"ab", b"cd"])
 
-    with pytest.raises(CorruptImage, match="fewer frames"):
-        EncapsulatedFrames(data, 2, (offsets[:8], lengths))[1]
+    assert EncapsulatedFrames(data, 2, (damage(offsets), lengths))[1] == b"cd"
+
+
+@pytest.mark.parametrize(("second", "said"), [(b"", "fewer frames"), ((11).to_bytes(8, "little"), "not those of")])
+def test_an_extended_offset_table_that_is_needed_is_not_guessed_at(second, said):
+    """Of more fragments than frames, each has to be where the table says."""
+    data, offsets, lengths = encapsulate_extended([b"ab", b"cd", b"ef"])
+
+    with pytest.raises(CorruptImage, match=said):
+        EncapsulatedFrames(data, 2, (offsets[:8] + second, lengths))[1]
 
 
 # --- lossy syntaxes, beside another decoder ---
