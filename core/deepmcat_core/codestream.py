@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC, SIZ (ISO/IEC 15444-1 A.4.1, A.5.1)
 _J2K_CODING, _J2K_TILE = 0xFF52, 0xFF90  # COD (A.6.1) is before the first SOT (A.4.2)
+_PALETTE_BOX = b"pclr"  # of a JP2 file (I.5.3.4)
 _JPEG_START = b"\xff\xd8"
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, and JPEG-LS's SOF55
 _COSINE_MARKERS = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: blocks of 8 by 8
@@ -18,8 +19,8 @@ _RGB_IDS = (b"RGB", b"rgb")
 class Codestream:
     """bits: of a sample. halvings: how often a decoder can halve the sides without decoding all of it.
 
-    is_wavelet: JPEG 2000 or HTJ2K. is_rgb: what an encoder's mark says of three components, RGB or YCbCr; None where
-    it says nothing.
+    is_wavelet: JPEG 2000 or HTJ2K. start: where it begins, after the boxes of a JP2 file around it. is_rgb: what an
+    encoder's mark says of three components, RGB or YCbCr; None where it says nothing.
     """
 
     rows: int
@@ -29,6 +30,7 @@ class Codestream:
     signed: bool = False
     halvings: int = 0
     is_wavelet: bool = False
+    start: int = 0
     is_rgb: bool | None = None
 
     @property
@@ -58,10 +60,13 @@ def _from_siz(frame: bytes, start: int) -> Codestream | None:
         bits=(siz[38] & 0x7F) + 1,
         signed=bool(siz[38] & 0x80),
         is_wavelet=True,
+        start=start,
     )
-    # Its levels can be used where pixels are counted from 0 and all components are alike (A.5.1).
+    # Its levels can be used where pixels are counted from 0 and all components are alike (A.5.1), and no indices.
     alike = frame[start + 42 : start + 42 + 3 * components] == bytes([siz[38], 1, 1]) * components
-    return replace(found, halvings=_j2k_levels(frame, start + 2)) if start == left == top == 0 and alike else found
+    looked_up = frame.find(_PALETTE_BOX, 0, start) >= 0
+    plain = left == top == 0 and alike and not looked_up
+    return replace(found, halvings=_j2k_levels(frame, start + 2)) if plain else found
 
 
 def _j2k_levels(frame: bytes, offset: int) -> int:

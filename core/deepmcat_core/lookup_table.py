@@ -42,9 +42,15 @@ class LookupTable:
 
     def apply(self, values: npt.NDArray[Any]) -> FloatPlane:
         """The entries for the values; values outside the table take its first or last entry."""
-        last = self.first + len(self.entries) - 1
-        nearest = np.rint(np.nan_to_num(values)) if values.dtype.kind == "f" else values
-        index: npt.NDArray[np.intp] = np.clip(nearest, self.first, last).astype(np.intp) - self.first
+        first = self.first
+        if values.dtype.kind == "f":
+            nearest = np.rint(np.nan_to_num(values))
+        else:
+            top = np.iinfo(values.dtype).max
+            # A first value that no input can reach is a negative one that was written without a sign.
+            first -= 2**16 if first > max(top, 2**15 - 1) else 0
+            nearest = np.minimum(values, min(top, 2**32)).astype(np.intp)  # else -1 would have to be a uint8
+        index: npt.NDArray[np.intp] = np.clip(nearest, first, first + len(self.entries) - 1).astype(np.intp) - first
         return self.entries[index]
 
 

@@ -23,6 +23,7 @@ from deepmcat_core.dicom_values import number, text
 from deepmcat_core.encapsulation import EncapsulatedFrames
 from deepmcat_core.errors import CorruptImage, UnsupportedImage
 from deepmcat_core.frame import Box, Limits
+from deepmcat_core.shrinking import Wanted
 
 BITS_READ = (1, 8, 16, 32, 64)
 
@@ -105,37 +106,69 @@ def stored_frames(
     layout: PixelLayout,
     indices: Sequence[int],
     limits: Limits,
-    pixels_each: Callable[[int], float] = lambda index: 1.0,
+    wanted: Callable[[int], Wanted | None] = lambda index: None,
 ) -> Iterator[StoredFrame]:
     """Decode the frames of `indices`, one at a time. Raises ImageError, and may raise what pydicom raises.
 
-    pixels_each: how many pixels of a frame, a side, become one. Where they are many, some codecs leave most out.
+    wanted: what a frame is for. Where many pixels of it become one, some codecs leave most out. None: all of it.
     """
     limits.check_frames(len(indices))
     limits.check_decoded_bytes(layout.frame_bytes * len(indices))
     if syntax in codecs.NATIVE:
-        yield from _native(dataset, syntax, indices)
+        _require_whole_colours(dataset, layout)
+        packed = layout.bits == 1 and layout.samples == 1 and "PixelData" in dataset
+        yield from (_packed if packed else _native)(dataset, syntax, layout, indices)
         return
     frames = EncapsulatedFrames(dataset.PixelData, layout.frames, _extended_offsets(dataset), limits)
     encoded = {index: frames[index] for index in indices}
     codestreams = {index: _checked(frame, syntax, layout) for index, frame in encoded.items()}
     for index, frame in encoded.items():
-        shrunk = _shrunk(frame, codestreams[index], dataset, syntax, index, pixels_each(index))
-        yield shrunk or _decoded(frame, dataset, syntax, index)
+        shrunk = _shrunk(frame, codestreams[index], dataset, syntax, index, wanted(index))
+        yield shrunk or _decoded(frame, codestreams[index], dataset, syntax, index)
 
 
-def _native(dataset: Dataset, syntax: UID, indices: Sequence[int]) -> Iterator[StoredFrame]:
+def _require_whole_colours(dataset: Dataset, layout: PixelLayout) -> None:
+    """Refuse chroma of fewer pixels than luminance, but for YBR_FULL_422, which pydicom knows."""
+    partial = text(dataset, "PhotometricInterpretation").startswith("YBR_PARTIAL")
+    if partial and "PixelData" in dataset and len(dataset.PixelData) < layout.frame_bytes * layout.frames:
+        raise UnsupportedImage("the DICOM image has chroma for some pixels only, in a way that is long retired")
+
+
+def _packed(dataset: Dataset, syntax: UID, layout: PixelLayout, indices: Sequence[int]) -> Iterator[StoredFrame]:
+    """Frames of one bit a pixel, without gaps: a frame may begin within a byte (PS3.5 8.1.1), where pydicom errs."""
+    source, frame_bits = dataset.PixelData, layout.rows * layout.columns
+    if 8 * len(source) < layout.frames * frame_bits:
+        raise CorruptImage("the DICOM image has fewer pixels than it claims")
+    if not syntax.is_little_endian and dataset["PixelData"].VR == "OW":  # the first pixel is in the second byte
+        source = np.frombuffer(source[: len(source) // 2 * 2], dtype=">u2").astype("<u2").tobytes()
+    for index in indices:
+        first, last = index * frame_bits, (index + 1) * frame_bits
+        octets = np.frombuffer(source[first // 8 : -(-last // 8)], dtype=np.uint8)
+        bits = np.unpackbits(octets, bitorder="little")[first % 8 :][:frame_bits]
+        yield StoredFrame(
+            index=index,
+            values=bits.reshape(layout.rows, layout.columns),
+            photometric=text(dataset, "PhotometricInterpretation"),
+            decoder=codecs.decoder(syntax),
+        )
+
+
+def _native(dataset: Dataset, syntax: UID, layout: PixelLayout, indices: Sequence[int]) -> Iterator[StoredFrame]:
     shift = _unused_high_bits(dataset, syntax)
     arrays = get_decoder(syntax).iter_array(dataset, indices=indices, **_options(shift))
     for index, (values, properties) in zip(indices, arrays, strict=True):
         yield _stored(index, values, properties, shift, syntax)
 
 
-def _decoded(encoded: bytes, dataset: Dataset, syntax: UID, index: int) -> StoredFrame:
+def _decoded(encoded: bytes, codestream: Codestream | None, dataset: Dataset, syntax: UID, index: int) -> StoredFrame:
     """All of a frame, by the plugin of its syntax."""
     alone = dataset.group_dataset(0x0028)
     alone.file_meta = dataset.file_meta
     alone.NumberOfFrames = 1
+    if codestream is not None and codestream.signed:
+        # PS3.5 8.2.4: what the codestream says is what it is decoded by. One that is unsigned under a header that says
+        # signed has the bits of signed values; encoders did that for years, and it is left to pydicom.
+        alone.PixelRepresentation = 1
     alone.add_new("PixelData", "OB", encapsulate([codecs.ended(encoded, syntax)], has_bot=False))
     shift = _unused_high_bits(dataset, syntax)
     values, properties = get_decoder(syntax).as_array(
@@ -161,20 +194,21 @@ def _stored(
 
 
 def _shrunk(
-    encoded: bytes, codestream: Codestream | None, dataset: Dataset, syntax: UID, index: int, pixels_each: float
+    encoded: bytes, codestream: Codestream | None, dataset: Dataset, syntax: UID, index: int, wanted: Wanted | None
 ) -> StoredFrame | None:
     """A frame at a part of its size; None where all of it has to be decoded."""
     signed, bits = (number(dataset, keyword) for keyword in ("PixelRepresentation", "BitsStored"))
     photometric = codecs.photometric(syntax, text(dataset, "PhotometricInterpretation"), codestream)
     if (
-        codestream is None
+        wanted is None
+        or codestream is None
         or photometric not in _PHOTOMETRIC_SHRUNK
         or codestream.signed != bool(signed)  # then its values are other ones (see pydicom's sign correction)
         or (syntax in codecs.JPEG and codestream.bits > (bits or 0))  # then some of its bits are not used
     ):
         return None
     try:
-        found = shrinking.shrunk(encoded, codestream, pixels_each, is_rgb=photometric == "RGB")
+        found = shrinking.shrunk(encoded[codestream.start :], codestream, wanted, is_rgb=photometric == "RGB")
     except (
         OSError,
         ValueError,
