@@ -7,18 +7,21 @@ neither may get into an error of ours, a log or a terminal.
 Warnings filters belong to the whole process: `warnings.catch_warnings` in threads that overlap restores them in the
 wrong order, and silences what others have to say. So a filter of ours comes with the first thread and goes with the
 last, and matches in those threads alone. Left behind in a list that somebody else had saved, it matches nothing.
+libtiff, which writes errors to the terminal for lack of a handler that somebody set, has none for as long.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+from PIL import _imaging
 
 from deepmcat_core.errors import CorruptImage, ImageError, ImageTooLarge, UnsupportedImage
 
@@ -38,6 +41,20 @@ class _Quiet(threading.local):
 
 _quiet = _Quiet()
 _FILTER = ("ignore", _quiet, Warning, None, 0)
+
+
+def _libtiff_handler() -> Callable[[Any], Any] | None:
+    """TIFFSetErrorHandler of the libtiff that Pillow uses, and silences warnings of; None where it is a part of it."""
+    try:
+        setter = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler  # found in what it is linked with
+    except (AttributeError, OSError):
+        return None
+    setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+    return cast("Callable[[Any], Any]", setter)
+
+
+_set_libtiff_handler = _libtiff_handler()
+_others_handler: Any = None  # what libtiff had before the first thread
 
 _threads = 0  # within `translated`
 _threads_lock = threading.Lock()
@@ -75,9 +92,11 @@ def _silence() -> Iterator[None]:
 
 def _count_threads(change: int) -> None:
     """Have the filter before all others while there are threads for it; others may have put theirs in front."""
-    global _threads
+    global _threads, _others_handler
     with _threads_lock:
-        _threads += change
+        before, _threads = _threads, _threads + change
+        if _set_libtiff_handler is not None and (before == 0) != (_threads == 0):
+            _others_handler = _set_libtiff_handler(None if _threads else _others_handler)
         filters = cast("list[object]", warnings.filters)
         if _threads and filters and filters[0] is _FILTER:
             return

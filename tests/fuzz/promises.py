@@ -67,7 +67,7 @@ def check(
     """The reason of the error that an image gets, "" if it gets none. Raises BrokenPromise."""
     options = _options(source)
     before_bytes, before_s = _memory_in_use(), time.process_time()
-    with _nothing_written(but_for_codecs=_is_tiff(source)):
+    with _nothing_written():
         _answer(lambda: _check_image(decode_image(source, **_arguments(options)), source, options))
         answers = [
             _answered_in_memory_of(fill, lambda: _planes_digest(read(source, options), options.preprocessing.size))
@@ -173,17 +173,9 @@ def _kind(answer: Answer) -> str:
     return answer[0] or "an image"
 
 
-def _is_tiff(source: ImageSource) -> bool:
-    return isinstance(source, bytes) and source[:2] in (b"II", b"MM")
-
-
 @contextmanager
-def _nothing_written(*, but_for_codecs: bool) -> Iterator[None]:
-    """Nothing may be warned of, or written to stdout or stderr, by C code neither. Raises BrokenPromise.
-
-    but_for_codecs: C code may. libtiff does, and Pillow gives no way to silence it; a decoding worker's output is
-    shown to nobody.
-    """
+def _nothing_written() -> Iterator[None]:
+    """Nothing may be warned of, or written to stdout or stderr, by C code neither. Raises BrokenPromise."""
     sys.stdout.flush()
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file, warnings.catch_warnings(record=True) as warned:
@@ -201,7 +193,7 @@ def _nothing_written(*, but_for_codecs: bool) -> Iterator[None]:
                 os.close(was)
         if warned:
             raise BrokenPromise(f"{warned[0].category.__name__} gets out")
-        if file.seek(0, os.SEEK_END) and not but_for_codecs:
+        if file.seek(0, os.SEEK_END):
             raise BrokenPromise("something is written to the terminal")
 
 
