@@ -12,7 +12,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-triton test-protobuf7 conformance fuzz lint format docs protos contract bench bench-quality bench-scale bench-decode wheel clean
+.PHONY: help setup demo test test-slow test-triton test-protobuf7 conformance fuzz soak lint format docs protos contract bench bench-quality bench-scale bench-decode bench-serving wheel clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ conformance: setup ## Compare what comes of every file of the DICOM corpora with
 fuzz: setup ## Look for bytes that break a promise of decoding, two minutes long; ARGS="--seconds 600": ten
 	$(PY) -m pip install --quiet -c constraints/cpu.txt --group fuzz || echo 'without atheris, half of it runs' >&2
 	$(PY) -m tests.fuzz $(ARGS)
+
+soak: setup ## Half an hour of everything at once, faults included: two servers, callers of all kinds; ARGS="--minutes 2": two
+	OMP_NUM_THREADS=1 $(PY) -m tests.soak $(ARGS)
 
 lint: setup ## Check style, types, imports, the wire contract, and that generated code is fresh
 	$(VENV)/bin/ruff check .
@@ -80,11 +83,15 @@ bench-scale: setup ## Measure time and memory against the number of images; ARGS
 bench-decode: setup .venv-bench/.setup ## Measure decoding beside pydicom with pillow, pylibjpeg and gdcm; ARGS=--quick: a minute, ARGS=--page: write docs/decoding.md
 	OMP_NUM_THREADS=1 .venv-bench/bin/python benchmarks/decode.py $(ARGS)
 
+bench-serving: setup ## Measure serving beside Triton, MLServer and Ray Serve; ARGS=--quick: minutes, ARGS=--page: write docs/serving.md
+	$(MAKE) --keep-going .venv-triton/.setup .venv-mlserver/.setup .venv-ray/.setup || echo 'what is missing is left out' >&2
+	$(PY) -m benchmarks.serving $(ARGS)
+
 wheel: setup ## Build the wheel into dist/
 	$(PY) -m pip wheel --no-deps --wheel-dir dist .
 
 clean: ## Remove the environments, what was built, and what tools keep; images and artifacts stay
-	rm -rf .venv .venv-bench .venv-protobuf7 .venv-triton build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .venv-mlserver .venv-protobuf7 .venv-ray .venv-triton build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # A missing prerequisite gets a sentence instead of a traceback. No network is probed.
 define check_python
@@ -109,8 +116,6 @@ endif
 	.venv-protobuf7/bin/python -m pip install -c .venv-protobuf7/constraints.txt -e . 'protobuf==7.*' pytest
 	@touch $@
 
-# What $(VENV) has, and decoders to compare with: one of them is under the GPL, so they are installed nowhere else. One that
-# cannot be installed is named by the benchmark.
 # nvidia-pytriton brings tritonserver with its Python backend alone. That needs libpython3.11.so, which a Python built
 # by oneself has not.
 .venv-triton/.setup:
@@ -118,6 +123,19 @@ endif
 	.venv-triton/bin/pip install nvidia-pytriton==0.7.0 onnxruntime
 	@touch $@
 
+# What serving is compared with. Their pins clash with ours and with each other's.
+.venv-mlserver/.setup: $(VENV)/.setup
+	$(PY) -m venv .venv-mlserver
+	.venv-mlserver/bin/pip install mlserver==1.7.1 onnxruntime 'uvloop<0.22'
+	@touch $@
+
+.venv-ray/.setup: $(VENV)/.setup
+	$(PY) -m venv .venv-ray
+	.venv-ray/bin/pip install 'ray[serve]==2.60.0' 'tritonclient[grpc]' 'grpcio-reflection<1.83' 'grpcio-health-checking<1.83'
+	@touch $@
+
+# What $(VENV) has, and decoders to compare with: one of them is under the GPL, so they are installed nowhere else. One that
+# cannot be installed is named by the benchmark.
 .venv-bench/.setup: $(VENV)/.setup
 	$(PY) -m venv .venv-bench
 	$(PY) -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" > "$$(.venv-bench/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/deepmcat.pth"
