@@ -132,6 +132,11 @@ class Limits:
     max_streams: int
     max_calls: int
     decode_timeout_ms: int
+    decode_cpu_ms: int
+    decode_memory_bytes: int
+    decode_workers: int
+    max_batch: int
+    queue_budget_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -267,4 +267,7 @@ def _limits(settings: Settings) -> pb.Limits:
         decode_timeout_ms=round(settings.decode_timeout_s * 1000),
         decode_cpu_ms=round(settings.decode_cpu_s * 1000),
         decode_memory_bytes=settings.decode_memory_bytes,
+        decode_workers=settings.workers,
+        max_batch=settings.max_batch,
+        queue_budget_ms=round(settings.queue_budget_s * 1000),
     )

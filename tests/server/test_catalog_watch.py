@@ -58,7 +58,8 @@ async def test_a_file_that_is_still_being_copied_is_tried_again(categorizer, eve
     append(tmp_path / "elsewhere", version(artifact, 2))
     whole = (tmp_path / "elsewhere" / file_name(2)).read_bytes()
     arriving = artifact.folder / "catalog" / file_name(2)
-    async with CatalogWatch(categorizer, poll_s=POLL_S):
+    told: list[str] = []
+    async with CatalogWatch(categorizer, poll_s=POLL_S, on_catalog=told.append):
         arriving.write_bytes(whole[: len(whole) // 2])
         await until(lambda: events() == ["catalog refused"])
         await asyncio.sleep(5 * POLL_S)
@@ -68,6 +69,7 @@ async def test_a_file_that_is_still_being_copied_is_tried_again(categorizer, eve
 
     assert half == 1
     assert events() == ["catalog refused", "catalog in force"]
+    assert told == ["refused", "ok"]
 
 
 def replace_by_a_folder(path: Path) -> None:

@@ -16,10 +16,13 @@ from typing import Any
 import grpc
 import pytest
 import yaml
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
+from deepmcat_client.cli import main
+from deepmcat_server.tracing import Tracing
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "ops/prometheus/alerts.yaml"
@@ -219,3 +222,69 @@ def test_the_dashboard_has_the_shape_that_grafana_exports():
         "Traffic", "Errors", "Latency by stage", "Queue and admission", "Decoding workers", "Outliers and categories",
         "Artifacts, catalogs and credentials", "Resources",
     ]  # fmt: skip
+
+
+async def test_the_access_log_tells_bytes_and_can_be_off(serving, pngs, request_of, caplog):
+    """A line has the bytes of all images of its call; with access_log off there is none, and all else is logged."""
+    messages = [pb.CategorizeStreamRequest(item=request_of(content)) for content in pngs]
+    with caplog.at_level("INFO", "deepmcat"):
+        async with serving() as served:
+            assert len([r async for r in served.stub.CategorizeStream(iter(messages))]) == len(pngs)
+        on = [record.fields for record in caplog.records if record.message == "call"]
+        caplog.clear()
+        async with serving(access_log=False) as served:
+            await served.stub.Categorize(request_of(pngs[0]))
+        off = [record.message for record in caplog.records]
+
+    assert [(fields["images"], fields["size_bytes"]) for fields in on] == [(4, sum(map(len, pngs)))]
+    assert off == ["draining"]
+
+
+async def test_a_new_catalog_is_in_the_metrics(serving, until):
+    """The version in force under a name follows what people name, and the taking is counted."""
+    async with serving() as served:
+        catalog = served.categorizer.artifact.catalog
+        assert served.scraped["deepmcat_catalog_version artifact_name=default"] == catalog.version
+        served.categorizer.artifact.append_catalog(catalog.succeed(catalog.categories))
+        await until(lambda: served.scraped["deepmcat_catalog_version artifact_name=default"] == catalog.version + 1)
+        await until(lambda: served.scraped["deepmcat_catalog_loads_total result=ok"] == 1)
+
+
+async def test_replies_of_streams_are_timed(serving, pngs, request_of):
+    """Each answer of a stream that was written counts in the stage `reply`."""
+    messages = [pb.CategorizeStreamRequest(item=request_of(content)) for content in pngs]
+    async with serving() as served:
+        assert len([r async for r in served.stub.CategorizeStream(iter(messages))]) == len(pngs)
+        assert served.scraped["deepmcat_stage_duration_seconds_count stage=reply"] == len(pngs)
+
+
+async def test_a_measurement_leads_to_its_trace(serving, pngs, request_of):
+    """Where Prometheus asks for OpenMetrics, times of calls have the ids of kept traces as exemplars."""
+    tracing = Tracing(InMemorySpanExporter(), sample=0.0, images=1)
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    async with serving(tracing=tracing) as served:
+        await served.stub.Categorize(request_of(pngs[0]))
+        await served.stub.Categorize(request_of(pngs[0]), metadata=(("traceparent", f"00-{trace_id}-{'1' * 16}-01"),))
+        url = f"http://{served.running.admin}/metrics"
+        asked = urllib.request.Request(url, headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+        scrape = await asyncio.to_thread(lambda: urllib.request.urlopen(asked, timeout=5).read().decode())
+
+    exemplars = [line for line in scrape.splitlines() if " # {" in line]
+    assert [trace_id in line for line in exemplars] == [True]
+    assert exemplars[0].startswith("grpc_server_handling_seconds_bucket")
+
+
+async def test_describe_shows_the_server_s_limits(serving, capsys):
+    """`deepmcat describe --server` says what the server allows, on what it runs, and with which decoders."""
+    async with serving(decode_workers=3, max_batch=8, queue_budget_s=0.5, decode_cpu_s=7) as served:
+        command = ["describe", "--server", str(served.running.listen)]
+        assert await asyncio.to_thread(main, command) == 0
+        artifact_id = served.categorizer.artifact.artifact_id
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+
+    assert "decoding 3 processes; of an image 60 s, 7 s of CPU, 2 GiB" in shown
+    assert "encoding 8 frames a batch; a call waits at most 0.5 s" in shown
+    assert "up to 512 MiB, 32768 rows or columns, 64 frames used" in shown
+    assert "engine random-projection on cpu" in shown
+    assert "imagecodecs" in shown
+    assert artifact_id in shown

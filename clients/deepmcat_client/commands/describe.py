@@ -103,6 +103,9 @@ def _limit_facts(limits: Limits) -> dict[str, str]:
         f"{_size(limits.max_chunk_bytes)}",
         "at once": f"{limits.max_stream_in_flight} images of a stream, {limits.max_queue} in all; "
         f"{limits.max_streams} streams and {limits.max_calls} other calls",
+        "decoding": f"{limits.decode_workers} processes; of an image {limits.decode_timeout_ms / 1000:g} s, "
+        f"{limits.decode_cpu_ms / 1000:g} s of CPU, {_size(limits.decode_memory_bytes)}",
+        "encoding": f"{limits.max_batch} frames a batch; a call waits at most {limits.queue_budget_ms / 1000:g} s",
     }
 
 

@@ -288,7 +288,7 @@ class Calibration(_message.Message):
     def __init__(self, images: _Optional[int] = ..., groups: _Optional[int] = ..., alpha: _Optional[float] = ..., has_verdicts: _Optional[bool] = ..., note: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_image_bytes", "max_chunk_bytes", "max_frames", "max_side", "max_stream_in_flight", "max_queue", "max_item_id_bytes", "default_timeout_ms", "max_timeout_ms", "max_streams", "max_calls", "decode_timeout_ms", "decode_cpu_ms", "decode_memory_bytes")
+    __slots__ = ("max_message_bytes", "max_image_bytes", "max_chunk_bytes", "max_frames", "max_side", "max_stream_in_flight", "max_queue", "max_item_id_bytes", "default_timeout_ms", "max_timeout_ms", "max_streams", "max_calls", "decode_timeout_ms", "decode_cpu_ms", "decode_memory_bytes", "decode_workers", "max_batch", "queue_budget_ms")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -304,6 +304,9 @@ class Limits(_message.Message):
     DECODE_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     DECODE_CPU_MS_FIELD_NUMBER: _ClassVar[int]
     DECODE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DECODE_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_BUDGET_MS_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_image_bytes: int
     max_chunk_bytes: int
@@ -319,7 +322,10 @@ class Limits(_message.Message):
     decode_timeout_ms: int
     decode_cpu_ms: int
     decode_memory_bytes: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_chunk_bytes: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_side: _Optional[int] = ..., max_stream_in_flight: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_item_id_bytes: _Optional[int] = ..., default_timeout_ms: _Optional[int] = ..., max_timeout_ms: _Optional[int] = ..., max_streams: _Optional[int] = ..., max_calls: _Optional[int] = ..., decode_timeout_ms: _Optional[int] = ..., decode_cpu_ms: _Optional[int] = ..., decode_memory_bytes: _Optional[int] = ...) -> None: ...
+    decode_workers: int
+    max_batch: int
+    queue_budget_ms: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_chunk_bytes: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_side: _Optional[int] = ..., max_stream_in_flight: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_item_id_bytes: _Optional[int] = ..., default_timeout_ms: _Optional[int] = ..., max_timeout_ms: _Optional[int] = ..., max_streams: _Optional[int] = ..., max_calls: _Optional[int] = ..., decode_timeout_ms: _Optional[int] = ..., decode_cpu_ms: _Optional[int] = ..., decode_memory_bytes: _Optional[int] = ..., decode_workers: _Optional[int] = ..., max_batch: _Optional[int] = ..., queue_budget_ms: _Optional[int] = ...) -> None: ...
 
 class ListCategoriesRequest(_message.Message):
     __slots__ = ("artifact_id",)
