@@ -11,6 +11,7 @@ from random import Random
 
 from . import damage
 from .damage import Step, damaged
+from .hazards import hazards
 from .objects import KINDS, make_object
 from .plane_files import PLANE_FILES, make_plane_file
 
@@ -57,12 +58,12 @@ def broken() -> Iterator[Specimen]:
 
 
 def write(folder: Path) -> int:
-    """Write every specimen into a folder, and say how many."""
+    """Write every specimen and every hazard into a folder, and say how many."""
     folder.mkdir(parents=True, exist_ok=True)
-    specimens = [*whole(), *broken()]
-    for number, specimen in enumerate(specimens):
-        (folder / f"{number:04d}").write_bytes(specimen.build())
-    return len(specimens)
+    files = [*(specimen.build() for specimen in (*whole(), *broken())), *(hazard.data for hazard in hazards())]
+    for number, data in enumerate(files):
+        (folder / f"{number:04d}").write_bytes(data)
+    return len(files)
 
 
 if __name__ == "__main__":

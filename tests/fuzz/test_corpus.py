@@ -11,6 +11,7 @@ import pytest
 
 from . import damage
 from .elements import elements
+from .hazards import HAZARDS, SEEDS
 from .objects import SYNTAXES
 from .promises import REASONS
 from .specimens import ORIGINALS, broken, whole
@@ -42,6 +43,15 @@ def test_what_fuzzing_found_stays_mended(row, inspector):
     assert inspector.check((REGRESSIONS / row["file"]).read_bytes()) == row["reason"]
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("hazard", HAZARDS)
+def test_what_once_hurt_is_answered(hazard, seed, inspector):
+    """Within the time and memory of any other file, and with the answer that it deserves."""
+    make, reason = HAZARDS[hazard]
+
+    assert inspector.check(make(seed)) == reason
+
+
 def test_every_regression_is_listed():
     """No file lies about without saying what it is for, and none is large."""
     files = {path.name: path.stat().st_size for path in REGRESSIONS.iterdir() if path.suffix != ".csv"}
@@ -63,3 +73,4 @@ def test_what_ends_anywhere_can_be_damaged(kind):
 def test_the_corpus_is_the_same_every_time():
     """A file that somebody describes by kind, seed and damage is the file that somebody else gets."""
     assert [specimen.build() for specimen in broken()] == [specimen.build() for specimen in broken()]
+    assert [make(1) for make, _ in HAZARDS.values()] == [make(1) for make, _ in HAZARDS.values()]
