@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
+
+from deepmcat_core import logs
+
+LOG = logs.logger("server.polling")
 
 
 class Polling:
     """Calls each of `looks` every `poll_s` seconds while in context, each in a task of its own; 0: never.
 
-    A look that raises is not repeated, so looks answer for their own errors.
+    A look that raises is logged and looks again: what failed for a reason that nobody thought of may be over.
     """
 
     def __init__(self, looks: Sequence[Callable[[], Awaitable[object]]], *, poll_s: float) -> None:
@@ -34,4 +39,7 @@ class Polling:
     async def _repeat(self, look: Callable[[], Awaitable[object]]) -> None:
         while True:
             await asyncio.sleep(self._poll_s)
-            await look()
+            try:
+                await look()
+            except Exception:  # noqa: BLE001  # the server must not go on without watching, and nobody would be told
+                logs.event(LOG, logging.ERROR, "watching failed", exc_info=True)
