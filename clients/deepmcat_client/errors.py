@@ -21,9 +21,9 @@ ClientError
 │   ├── ServerClosing       shutting down
 │   ├── DecoderUnavailable  the server's decoders are restarting
 │   ├── EncoderUnavailable  the Triton that runs its encoder does not answer
-│   └── Unavailable         nobody answers
+│   ├── Unavailable         nobody answers
+│   └── Cancelled           the other side ended the call unbegun
 ├── DeadlineExceeded        no answer within timeout_s
-├── Cancelled               the call was cancelled
 └── ServerError             the server failed
     └── InferenceFailed     its encoder failed on the batch
 """
@@ -173,16 +173,16 @@ class Unavailable(TryAgain):
     reason = "UNAVAILABLE"
 
 
+class Cancelled(TryAgain):
+    """The other side cancelled the call: gRPC does so with calls that arrive in the moment in which a server stops."""
+
+    reason = "CANCELLED"
+
+
 class DeadlineExceeded(ClientError):
     """There was no answer in time."""
 
     reason = "DEADLINE_EXCEEDED"
-
-
-class Cancelled(ClientError):
-    """The call was cancelled."""
-
-    reason = "CANCELLED"
 
 
 class ServerError(ClientError):

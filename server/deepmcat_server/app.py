@@ -67,6 +67,10 @@ LOG = logs.logger("server.app")
 SERVICE = pb.DESCRIPTOR.services_by_name["CategorizationService"].full_name
 SECOND_SIGNAL_EXIT_CODE = 130
 
+REFUSING_S = 0.5
+"""How long callers who have not noticed that the server drains are sent elsewhere, one by one, before the port closes.
+gRPC cancels what arrives in that moment, without a reason that says to send it again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
@@ -256,7 +260,7 @@ async def _grpc_server(
         observing,
         Translating(),
         Access(security.callers, security.quotas),
-        Gate(max_streams=settings.max_streams, max_calls=settings.max_calls),
+        Gate(max_streams=settings.max_streams, max_calls=settings.max_calls, closing=closing),
         Reading(timeout_s=settings.max_timeout_s),
     ]
     server = grpc.aio.server(interceptors=interceptors, options=port.options(settings))
@@ -286,11 +290,11 @@ async def _grpc_server(
         await probes.enter_graceful_shutdown()
         await asyncio.sleep(settings.drain_s)
         # 2. Take no new calls; streams stop reading and answer what they have read.
-        stopped = asyncio.create_task(server.stop(settings.grace_s))
         closing.close()
         probes.end_watches()
-        # 3. Whatever is open after the grace is cancelled. The batcher, then the workers, end after this.
-        await stopped
+        await asyncio.sleep(min(REFUSING_S, settings.drain_s))
+        # 3. Close the port. What is open after the grace is cancelled. The batcher, then the workers, end after this.
+        await server.stop(settings.grace_s)
 
 
 def _add_open_inference(

@@ -9,8 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat_client import AsyncClient, Client, Tls, TokenFile
 from deepmcat_client.errors import (
     CorruptImage,
@@ -22,7 +24,7 @@ from deepmcat_client.errors import (
 )
 
 from .certificates import Authority
-from .fakes import QUICK, FakeServicer, fail, respond, serving_in_thread, sizes
+from .fakes import QUICK, FakeServicer, answer, fail, respond, serving_in_thread, sizes
 
 DEAD = "127.0.0.1:1"
 
@@ -136,6 +138,26 @@ def test_a_closing_server_leaves_nothing_unanswered(client_of: Callable[..., Any
     first, second = FakeServicer(stream=closing), FakeServicer(stream=closing)
     with servers(first, second) as target, client_of(target) as client:
         assert sizes(list(client.categorize_stream(images(100)))) == images_sizes(100)
+
+
+def test_a_call_that_a_stopping_server_cancels_is_sent_again(client_of: Callable[..., Any]) -> None:
+    """grpc.aio cancels calls that arrive while a server stops: single calls and streams go on all the same."""
+
+    async def cancelled_once(servicer: Any, request: Any, context: Any) -> Any:
+        if servicer.unary_calls == 1:
+            await context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+        return pb.CategorizeResponse(categorization=answer(request.image.encoded))
+
+    async def cancelled_early(servicer: Any, call: int, received: Any, context: Any) -> Any:
+        async for image in received:
+            yield respond(image)
+            if len(servicer.received) == 5:
+                await context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+
+    servicer = FakeServicer(unary=cancelled_once, stream=cancelled_early)
+    with serving_in_thread(servicer) as target, client_of(target) as client:
+        assert client.categorize(b"123").assignment.cluster_id == 3
+        assert sizes(list(client.categorize_stream(images(20)))) == images_sizes(20)
 
 
 def test_errors_are_answers_in_a_stream_and_raised_elsewhere(client_of: Callable[..., Any]) -> None:

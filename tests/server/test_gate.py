@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -21,7 +24,10 @@ from deepmcat_core.errors import ImageTooLarge
 from deepmcat_core.logs import JsonFormatter
 from deepmcat_server.app import run_server
 from deepmcat_server.config import Settings
-from deepmcat_server.gate import MAX_PROBES
+from deepmcat_server.errors import ServerBusy, ServerClosing
+from deepmcat_server.gate import MAX_PROBES, Gate
+from deepmcat_server.interceptors import CALL, Call
+from deepmcat_server.streams import Closing
 
 SERVICE = "/deepmcat.v1.CategorizationService"
 
@@ -38,6 +44,24 @@ async def ending(call: Any) -> tuple[grpc.StatusCode, str, dict[str, Any]]:
 def raw_unary(served: Any, method: str = "Categorize") -> Any:
     """A unary call that a test sends in its own time: on the wire it is a stream of one request."""
     return served.channel.stream_unary(f"{SERVICE}/{method}")()
+
+
+@asynccontextmanager
+async def place(caller: str, gate: Gate, method: str = "CategorizeStream") -> AsyncIterator[None]:
+    """A place for a call of a caller."""
+    CALL.set(Call(caller=caller))
+    async with gate.around("deepmcat.v1.CategorizationService", method, None):
+        yield
+
+
+async def places_of(caller: str, gate: Gate, places: AsyncExitStack, **of: str) -> int:
+    """Take as many places as there are for a caller; how many these are."""
+    for count in itertools.count():
+        try:
+            await places.enter_async_context(place(caller, gate, **of))
+        except ServerBusy:
+            return count
+    raise AssertionError
 
 
 @pytest.fixture(name="log")
@@ -102,6 +126,43 @@ async def test_one_call_too_many_is_refused_before_it_is_read(serving, pngs, req
     assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_BUSY")
     assert health.status == health_pb2.HealthCheckResponse.SERVING
     assert answer.categorization.assignment.cluster_id == 1
+
+
+async def test_one_caller_never_has_all_places():
+    """A caller that opens calls without end gets four fifths of them, and another then finds some for itself."""
+    gate = Gate(max_streams=64, max_calls=64, closing=Closing())
+    async with AsyncExitStack() as places:
+        greedy = await places_of("greedy", gate, places)
+        with pytest.raises(ServerBusy, match="may while 12 are free"):
+            await places.enter_async_context(place("greedy", gate))
+        newcomer = await places_of("newcomer", gate, places)
+        third = await places_of("third", gate, places)
+        of_another_kind = await places_of("greedy", gate, places, method="Categorize")
+
+    assert (greedy, newcomer, third, of_another_kind) == (52, 10, 2, 52)
+    async with AsyncExitStack() as places:
+        assert await places_of("newcomer", gate, places) == 52, "places that were given back are not free"
+
+
+async def test_a_caller_alone_may_have_two_of_two():
+    """Small bounds are not made smaller: sharing begins where there is something to share."""
+    for bound in (1, 2):
+        gate = Gate(max_streams=bound, max_calls=bound, closing=Closing())
+        async with AsyncExitStack() as places:
+            assert await places_of("alone", gate, places) == bound
+
+
+async def test_a_closing_server_sends_new_calls_elsewhere():
+    """From the moment in which streams are cut off, new calls get SERVER_CLOSING; probes are answered still."""
+    closing = Closing()
+    gate = Gate(max_streams=1, max_calls=1, closing=closing)
+    closing.close()
+    for method in ("CategorizeStream", "Categorize"):
+        with pytest.raises(ServerClosing):
+            async with place("late", gate, method):
+                raise AssertionError
+    async with place("probe", gate, "ServerLive"):
+        return
 
 
 async def test_probes_have_a_bound_too(serving, pngs, request_of):
