@@ -22,8 +22,8 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.serving import contenders, page, rows
-from benchmarks.serving.measuring import Bench
-from benchmarks.serving.processes import cores
+from benchmarks.serving.measuring import Bench, RowFailed
+from benchmarks.serving.processes import NotStarted, cores
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("core", "server", "clients", "protos", "benchmarks/serving")
@@ -41,13 +41,19 @@ def main() -> int:
     basis = _basis(quick=options.quick)
     todo = rows.plan(options.only, () if options.again else rows.done(report, basis))
     print(f"{len(todo)} rows: {', '.join(row.name for row in todo)}; about {_minutes(todo, options.quick):.0f} minutes")
+    failed = 0
     for row in todo:
-        report = _measured(row, report, basis, options)
+        try:
+            report = _measured(row, report, basis, options)
+        except (RowFailed, NotStarted) as error:
+            failed += 1
+            print(f"{row.name}: {error}", file=sys.stderr)
+            continue
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(page.table(report))
+    print(page.table(report) if report else "nothing was measured")
     print(f"written to {options.out}; --page writes docs/serving.md from it")
-    return 0
+    return 1 if failed else 0
 
 
 def _measured(

@@ -13,7 +13,7 @@ from benchmarks.serving.artifacts import LITE0
 from benchmarks.serving.contenders import DRAIN_S, Contender, Task
 from benchmarks.serving.load import Load
 from benchmarks.serving.measuring import Bench, Found, Loading, started
-from benchmarks.serving.observations import OK, codes, executed, failed, within
+from benchmarks.serving.observations import OK, codes, failed, within
 from benchmarks.serving.overload import BATCH, BATCH_S, CAPACITY
 from benchmarks.serving.processes import Process, free_port
 
@@ -65,8 +65,7 @@ def _one(bench: Bench, contender: Contender, task: Task, found: Found) -> Found:
             deadline_s=DEADLINE_S,
         )
         loading = Loading(bench, load)
-        while not executed(server.executed):
-            time.sleep(0.01)
+        loading.wait_until_begun()
         time.sleep(BEFORE_S)
         signalled = time.monotonic()
         server.process.terminate()

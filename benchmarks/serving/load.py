@@ -1,6 +1,6 @@
 """Calls to a server, from a process of its own: at a rate, whatever becomes of them, or as fast as answers come.
 
-    python -m benchmarks.serving.load SPEC RESULT
+    python -m benchmarks.serving.load SPEC RESULT          RESULT.begun appears when the load begins
 
 Requests are serialised before anything is timed and answers are not parsed, so that the load costs little and the same
 for all; only `tritonclient` is the client of that name as people use it. Arrivals of a rate are a Poisson process with
@@ -76,12 +76,13 @@ def request(way: str, content: np.ndarray) -> bytes:
     return message.SerializeToString()
 
 
-async def run(load: Load) -> dict[str, Any]:
-    """The calls, and how late the latest was sent."""
+async def run(load: Load, begun: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """The calls, and how late the latest was sent. begun: called when connections are made."""
     contents = [planes(load.images, load.side, load.seed + i) for i in range(IMAGES)]
     async with _sender(load, contents) as send:
         for i in range(load.channels):  # connections are made before anything is timed
             await send(i, None)
+        begun()
         before = time.process_time()
         calls, latest_s = await (_open(load, send) if load.rate else _closed(load, send))
     return {"calls": calls, "latest_s": latest_s, "cpu_s": time.process_time() - before}
@@ -187,7 +188,7 @@ def main() -> None:
     import uvloop
 
     spec, result = map(Path, sys.argv[1:])
-    found = uvloop.run(run(Load(**json.loads(spec.read_text()))))
+    found = uvloop.run(run(Load(**json.loads(spec.read_text())), Path(f"{result}.begun").touch))
     partial = result.with_suffix(".partial")
     partial.write_text(json.dumps(found))
     partial.rename(result)

@@ -23,6 +23,10 @@ from deepmcat_core.artifact import Artifact
 Found = dict[str, Any]
 
 
+class RowFailed(Exception):
+    """What was to be measured did not happen: there is no result, and the other rows go on."""
+
+
 class Observed(NamedTuple):
     """What a load came to. latest_s: by how much the client was late at worst. cpu_s: its own."""
 
@@ -73,6 +77,10 @@ class Loading:
         spec.write_text(json.dumps(asdict(load)))
         command = [sys.executable, "-m", "benchmarks.serving.load", spec, self._result]
         self._process = Process(command, log=bench.folder / f"load-{number}.log", on=bench.cores.load)
+
+    def wait_until_begun(self) -> None:
+        """Until its first call is due."""
+        self._process.wait_until(Path(f"{self._result}.begun").exists)
 
     def observed(self) -> Observed:
         """When it has ended."""

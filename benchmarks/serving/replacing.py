@@ -14,7 +14,7 @@ from benchmarks.serving import beside, contenders
 from benchmarks.serving.artifacts import LITE0
 from benchmarks.serving.contenders import Contender, Running, Task
 from benchmarks.serving.load import MODEL, Load
-from benchmarks.serving.measuring import Bench, Found, Loading, scrape, started
+from benchmarks.serving.measuring import Bench, Found, Loading, RowFailed, scrape, started
 from benchmarks.serving.observations import codes, failed, percentile, spread, total, within
 
 SHARE = 0.4  # of the capacity
@@ -63,7 +63,8 @@ def _one(
         seconds = WARM_S + BEFORE_S + MOST_S
         load = Load(address=server.address, way=server.way, rate=SHARE * capacity, seconds=seconds, seed=seed)
         loading = Loading(bench, load)
-        time.sleep(3 + WARM_S + BEFORE_S)  # the load has to start
+        loading.wait_until_begun()
+        time.sleep(WARM_S + BEFORE_S)
         begin = time.monotonic()
         change(bench, server, task)
         end = time.monotonic()
@@ -102,5 +103,5 @@ def _until(true: Callable[[], bool]) -> None:
     until = time.monotonic() + MOST_S
     while not true():
         if time.monotonic() > until:
-            raise SystemExit(f"the next artifact was not in force within {MOST_S:g} seconds")
+            raise RowFailed(f"the next artifact was not in force within {MOST_S:g} seconds")
         time.sleep(0.2)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from benchmarks.serving import artifacts, contenders
 from benchmarks.serving.artifacts import LITE0, VGG
 from benchmarks.serving.contenders import MAX_BATCH, Running
-from benchmarks.serving.measuring import Bench, Found, scrape, started
+from benchmarks.serving.measuring import Bench, Found, RowFailed, scrape, started
 from benchmarks.serving.observations import spread, total
 from benchmarks.serving.processes import Process
 
@@ -60,7 +59,7 @@ def streamed(bench: Bench, server: Running, images: int, spec: Found) -> Found:
     found = json.loads(result.read_text())
     result.unlink()
     if found["failed"]:
-        raise SystemExit(f"{len(found['failed'])} of {images} images were not answered: {found['failed'][0]}")
+        raise RowFailed(f"{len(found['failed'])} of {images} images were not answered: {found['failed'][0]}")
     change = {key: value - scraped.get(key, 0.0) for key, value in scrape(server).items()}
     ran = total(change, "deepmcat_batch_size_sum")  # those before the time began too
     return {
@@ -88,6 +87,6 @@ def alone(bench: Bench, *arguments: Any) -> Found:
         process.wait()
     lines = log.read_text().splitlines()
     if not lines or not lines[-1].startswith("{"):
-        raise SystemExit(f"{Path(__file__).name}: bare.py ended with {lines[-1] if lines else 'nothing'}")
+        raise RowFailed(f"bare.py ended with {lines[-1] if lines else 'nothing'}")
     found = json.loads(lines[-1])
     return {"per_s": found["images"] / found["seconds"], "cpu_ms": 1e3 * found["cpu_s"] / found["images"]}
