@@ -17,7 +17,9 @@ from deepmcat_core.centroids import Centroids
 Floats = npt.NDArray[np.float32]
 
 DEFAULT_TOP_K = 3
-SEARCH_FACTOR = 8  # clusters searched per candidate wanted: a category usually has a few clusters near an image
+SEARCH_FACTOR = 64
+"""Clusters searched per candidate wanted: a category can have many near an image, and to search twice costs more than
+to keep more of what one search finds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,35 +60,49 @@ class Assigner:
         """One assignment per embedding; embeddings: (B, D) float32 unit vectors."""
         if len(embeddings) == 0:
             return []
-        top_k = max(1, min(top_k, len(self.catalog.active)))
-        clusters, distances = self._nearest(embeddings, top_k)
-        p_values = self.calibration.p_values(clusters[:, 0], distances[:, 0])
-        return [self._assignment(clusters[i], distances[i], float(p_values[i]), top_k) for i in range(len(embeddings))]
+        nearest = self._nearest(embeddings, max(1, min(top_k, len(self.catalog.active))))
+        clusters = np.array([candidates[0].cluster_id for candidates in nearest], dtype=np.int64)
+        distances = np.array([candidates[0].distance for candidates in nearest], dtype=np.float32)
+        p_values = self.calibration.p_values(clusters, distances).tolist()
+        return [
+            _verdict(None if math.isnan(p_value) else p_value, self.calibration.alpha, candidates)
+            for p_value, candidates in zip(p_values, nearest, strict=True)
+        ]
 
-    def _nearest(self, embeddings: Floats, top_k: int) -> tuple[npt.NDArray[np.int64], Floats]:
-        """Enough nearest clusters that every row names `top_k` different categories."""
-        n = min(self.centroids.k, top_k * SEARCH_FACTOR)
+    def assign_each(self, images: Sequence[tuple[Floats, int]]) -> list[list[Assignment]]:
+        """What `assign` has for each of several images, (F, D) with its top_k: searched together, which costs less."""
+        answers: dict[int, list[Assignment]] = {}
+        for top_k in {top_k for _, top_k in images}:
+            alike = [i for i, (_, wanted) in enumerate(images) if wanted == top_k]
+            assigned = iter(self.assign(np.concatenate([images[i][0] for i in alike]), top_k))
+            answers |= {i: [next(assigned) for _ in images[i][0]] for i in alike}
+        return [answers[i] for i in range(len(images))]
+
+    def _nearest(self, embeddings: Floats, top_k: int) -> list[tuple[Candidate, ...]]:
+        """For each row its `top_k` nearest categories, nearest first."""
+        found: list[tuple[Candidate, ...]] = [()] * len(embeddings)
+        rows, n = list(range(len(embeddings))), min(self.centroids.k, top_k * SEARCH_FACTOR)
         while True:
-            clusters, distances = self.centroids.nearest(embeddings, n)
-            if n == self.centroids.k or all(self._categories(row) >= top_k for row in clusters):
-                return clusters, distances
+            clusters, distances = self.centroids.nearest(embeddings[rows], n)
+            for row, near, far in zip(rows, clusters.tolist(), distances, strict=True):
+                found[row] = self._candidates(near, far, top_k)
+            rows = [row for row in rows if len(found[row]) < top_k]
+            if not rows or n == self.centroids.k:
+                return found
             n = min(self.centroids.k, 4 * n)
 
-    def _categories(self, clusters: npt.NDArray[np.int64]) -> int:
-        return len({self.catalog.by_cluster[c].id for c in clusters})
-
-    def _assignment(self, clusters: npt.NDArray[np.int64], distances: Floats, p_value: float, top_k: int) -> Assignment:
+    def _candidates(self, clusters: list[int], distances: Floats, top_k: int) -> tuple[Candidate, ...]:
+        """The categories of clusters, each with its first cluster: `top_k` of them, or as many as there are."""
         candidates: dict[str, Candidate] = {}
-        for cluster, distance in zip(clusters, distances, strict=True):
+        for i, cluster in enumerate(clusters):
             category = self.catalog.by_cluster[cluster]
             if category.id not in candidates:
                 candidates[category.id] = Candidate(
-                    category_id=category.id, category=category.name, cluster_id=int(cluster), distance=float(distance)
+                    category_id=category.id, category=category.name, cluster_id=cluster, distance=float(distances[i])
                 )
                 if len(candidates) == top_k:
                     break
-        nearest, *_ = candidates.values()
-        return _verdict(nearest, None if math.isnan(p_value) else p_value, self.calibration.alpha, candidates)
+        return tuple(candidates.values())
 
     def combine(self, assignments: Sequence[Assignment]) -> tuple[Assignment, int]:
         """One assignment for an image of several frames, and the index of the frame it names.
@@ -105,12 +121,11 @@ class Assigner:
         best = min(frames, key=lambda i: assignments[i].distance)
         p_values = [a.p_value for a in assignments if a.p_value is not None]
         p_value = min(1.0, 2 * float(np.median(p_values))) if p_values else None
-        candidates = {c.category_id: c for c in assignments[best].candidates}
-        return _verdict(assignments[best].candidates[0], p_value, self.calibration.alpha, candidates), best
+        return _verdict(p_value, self.calibration.alpha, assignments[best].candidates), best
 
 
-def _verdict(nearest: Candidate, p_value: float | None, alpha: float, candidates: dict[str, Candidate]) -> Assignment:
-    outlier = None if p_value is None else p_value < alpha
+def _verdict(p_value: float | None, alpha: float, candidates: tuple[Candidate, ...]) -> Assignment:
+    nearest, outlier = candidates[0], None if p_value is None else p_value < alpha
     return Assignment(
         category_id=UNKNOWN if outlier else nearest.category_id,
         category=UNKNOWN if outlier else nearest.category,
@@ -118,5 +133,5 @@ def _verdict(nearest: Candidate, p_value: float | None, alpha: float, candidates
         distance=nearest.distance,
         p_value=p_value,
         outlier=outlier,
-        candidates=tuple(candidates.values()),
+        candidates=candidates,
     )

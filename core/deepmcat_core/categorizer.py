@@ -77,7 +77,12 @@ class Categorizer:
     def answer(self, planes: Planes, embeddings: Floats, top_k: int = DEFAULT_TOP_K) -> Categorization:
         """The answer for an image whose frames have these embeddings, (F, D)."""
         assigner = self.assigner
-        assignments = assigner.assign(embeddings, top_k)
+        return self.answer_from(planes, embeddings, assigner.assign(embeddings, top_k), assigner)
+
+    def answer_from(
+        self, planes: Planes, embeddings: Floats, assignments: Sequence[Assignment], assigner: Assigner
+    ) -> Categorization:
+        """The same, of frames that `assigner` has assigned already."""
         combined, named = assigner.combine(assignments)
         return Categorization(
             assignment=combined,
@@ -106,8 +111,12 @@ class Categorizer:
             return [p for p in read if isinstance(p, ImageError)]
         embeddings = self.engine.embed(np.concatenate([p.planes for p in planes])[:, None])  # (ΣF, D)
         ends = np.cumsum([len(p.planes) for p in planes])
-        rows = iter(np.split(embeddings, ends[:-1]))
-        return [p if isinstance(p, ImageError) else self.answer(p, next(rows), top_k) for p in read]
+        rows = np.split(embeddings, ends[:-1])
+        assigner = self.assigner
+        assigned = assigner.assign_each([(frames, top_k) for frames in rows])
+        found = zip(planes, rows, assigned, strict=True)
+        answers = (self.answer_from(image, frames, each, assigner) for image, frames, each in found)
+        return [p if isinstance(p, ImageError) else next(answers) for p in read]
 
 
 def load(path: Path | str, *, device: str = "auto", limits: Limits | None = None) -> Categorizer:

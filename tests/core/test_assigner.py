@@ -139,3 +139,16 @@ def test_assignments_are_immutable() -> None:
     """What travels is frozen."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         frame("a", 0.1, 0.4).distance = 0  # type: ignore[misc]
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), k=st.integers(3, 300), wanted=st.lists(st.integers(0, 5), min_size=1, max_size=9))
+def test_images_assigned_together_are_assigned_as_each_alone(seed: int, k: int, wanted: list[int]) -> None:
+    """To the last bit, whatever number of frames and candidates each of them has."""
+    assigner, rng = make(k=k), np.random.default_rng(seed)
+    images = []
+    for top_k in wanted:
+        x = rng.normal(size=(rng.integers(1, 4), 8))
+        images.append(((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), top_k))
+
+    assert assigner.assign_each(images) == [assigner.assign(*image) for image in images]
