@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from deepmcat_server.decoding import decode_cost
 from deepmcat_server.errors import ServerBusy
 from deepmcat_server.forecast import Forecast, Forecaster
 from deepmcat_server.room import Load, Obstacle, Place, Room
@@ -39,12 +40,18 @@ LEEWAY_S = 0.05
 class Arrival(Load):
     """An image at the door. deadline: by the clock, of its answer. forecaster: of the batcher that it is for.
 
-    whole: whether all of it is there, so that it is work as soon as it is let in.
+    whole: whether all of it is there, so that it is work as soon as it is let in. decodes: whether a worker reads it.
     """
 
     deadline: float = math.inf
     forecaster: Forecaster | None = None
     whole: bool = True
+    decodes: bool = True
+
+    @property
+    def decode_cost(self) -> float:
+        """What decoding it counts."""
+        return decode_cost(self.size_bytes) if self.decodes else 0.0
 
 
 class Permit:
@@ -72,10 +79,9 @@ class Permit:
         arrival = self._place.load
         if arrival.forecaster is not None:
             arrival.forecaster.arrived(arrival)
-            now = self._clock()
-            if now > self._since:
-                self._since, self._forecast = now, _forecast(arrival)
-            arrival.forecaster.begun(arrival.caller, arrival.size_bytes)
+            if not arrival.whole:
+                self._since, self._forecast = self._clock(), _forecast(arrival)
+            arrival.forecaster.begun(arrival.caller, arrival.decode_cost)
 
     def decoded(self, frames: int) -> None:
         """The image has so many frames: give back the room of those that it could have had."""
@@ -144,6 +150,7 @@ class Admission:
         self._clock = clock
         self._rng = rng or random.Random()
         self._refused = Rate(REFUSED_MEMORY_S)
+        self._foretold: Forecast | None = None
 
     @property
     def images(self) -> int:
@@ -173,14 +180,13 @@ class Admission:
     async def enter(self, arrival: Arrival) -> Permit:
         """Room for an image, as soon as there is some. Raises ServerBusy where its answer would then be too late."""
         place = await self._room.enter(arrival)
-        try:
-            forecast = _forecast(arrival)
-            if self.images > 1:
-                self._check_deadline(arrival, forecast)
-        except ServerBusy:
-            place.release()
-            raise
-        return Permit(place, forecast, self._clock)
+        return self._permit(place, _forecast(arrival))
+
+    def enter_in_turn(self, arrival: Arrival) -> Permit | None:
+        """The same where it need not wait; None where it must, by `enter`."""
+        self._note(None)
+        place = self._room.enter_in_turn(arrival)
+        return None if place is None else self._permit(place, self._foretold or _forecast(arrival))
 
     def retry_s(self, arrival: Arrival, over_s: float) -> float:
         """When to come back, for one for whom there is room in `over_s`: after those that were refused just before it.
@@ -193,14 +199,29 @@ class Admission:
         self._refused.add(1, now)
         return min(max(wait_s * self._rng.uniform(1.0, 1.5), SHORTEST_RETRY_S), LONGEST_RETRY_S)
 
+    def _permit(self, place: Place[Arrival], forecast: Forecast | None) -> Permit:
+        """For an image of a stream that has a place. Raises ServerBusy where its answer would be too late."""
+        try:
+            if self.images > 1:
+                self._check_deadline(place.load, forecast)
+        except ServerBusy:
+            place.release()
+            raise
+        return Permit(place, forecast, self._clock)
+
     def _in_time(self, arrival: Arrival) -> bool:
         """Whether an image of a stream may come now."""
         if (forecaster := arrival.forecaster) is None:
             return True
         forecast = _forecast(arrival)
+        self._note(forecast)
         if forecast is None:
             return forecaster.has_little
         return forecast.wait_s <= max(self._budget_s / 2, forecaster.busy_s)
+
+    def _note(self, forecast: Forecast | None) -> None:
+        """What the image of a stream was told that has just been asked about: it need not be asked twice."""
+        self._foretold = forecast
 
     def _check_time(self, arrival: Arrival, forecast: Forecast | None, budget_s: float) -> None:
         """Raises ServerBusy where a call would wait too long."""
@@ -261,4 +282,4 @@ def _left(arrival: Arrival) -> None:
 def _forecast(arrival: Arrival) -> Forecast | None:
     if arrival.forecaster is None:
         return None
-    return arrival.forecaster.forecast(arrival.caller, arrival.size_bytes, arrival.frames)
+    return arrival.forecaster.forecast(arrival.caller, arrival.decode_cost, arrival.frames)

@@ -15,13 +15,16 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from deepmcat_core.frame import ImageSource, RawPlane
-from deepmcat_core.planes import Planes, ReadOptions
+from deepmcat_core.planes import Planes, ReadOptions, read_planes
 from deepmcat_server.errors import DecoderUnavailable
 from deepmcat_server.room import Load, Place, Room
 from deepmcat_server.timing import Decaying
 
 PER_WORKER = 2
 """Images in the pool for each worker: one that it reads, and the next, so that it never waits for the event loop."""
+
+AT_ONCE_PIXELS = 2**16
+"""The most that a plane has which is read at once: up to here that takes less than to hand it to a worker."""
 
 MIB = 2**20
 KEEP = 0.95
@@ -68,6 +71,8 @@ class Decoder:
 
         deadline: by the clock; what is not being decoded by then is not decoded.
         """
+        if is_read_at_once(source, options.preprocessing.size):
+            return read_planes(source, options)
         cost = decode_cost(_size_bytes(source))
         place = await self._places.enter(Load(caller=caller, cost=cost))
         if self._clock() >= deadline:
@@ -88,6 +93,8 @@ class Decoder:
 
     def images(self) -> dict[str, int]:
         """How many images of each caller wait or are in the pool."""
+        if not self._in_pool and not self._places.waiting:
+            return {}
         callers = self._places.callers() | self._places.waiting.callers()
         return {c: self._places.inside_of(c) + self._places.waiting.count(c) for c in callers}
 
@@ -147,8 +154,21 @@ class Decoder:
         self._costs = self._costs + cost if self._in_pool else 0.0
 
 
+def is_read_at_once(source: object, size: int) -> bool:
+    """Whether it is a plane of 8 bits that is as large as the encoder's input, and that is small.
+
+    There is nothing to parse, to decompress or to scale, so it does not need a process that may die.
+    """
+    return (
+        isinstance(source, RawPlane)
+        and source.sample_type == "uint8"
+        and source.rows == source.columns == size
+        and size * size <= AT_ONCE_PIXELS
+    )
+
+
 def decode_cost(size_bytes: int) -> float:
-    """What decoding counts: the same for every image, and more for each MiB."""
+    """What decoding counts: the same for every image that a worker reads, and more for each MiB."""
     return 1.0 + size_bytes / MIB
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from deepmcat_server.batcher import Batcher
-from deepmcat_server.decoding import Decoder, decode_cost
+from deepmcat_server.decoding import Decoder
 from deepmcat_server.room import Load
 from deepmcat_server.timing import Decaying, Rate
 
@@ -60,18 +60,19 @@ class Forecaster:
         self._clock = clock
         self._rates: dict[str, Rate] = {}  # of images, by caller
         self._coming: set[Load] = set()  # let in, and not yet at the decoder
+        self._coming_of: Counter[str] = Counter()  # the same by caller
         self._frames = Decaying(KEEP)  # of an image
         self._cost = Decaying(KEEP)  # of decoding an image
         self._errors = Decaying(KEEP_ERRORS)
 
-    def forecast(self, caller: str, size_bytes: int, frames: int) -> Forecast | None:
-        """For an image of at most so many frames; None as long as no batch has run."""
+    def forecast(self, caller: str, cost: float, frames: int) -> Forecast | None:
+        """For an image of at most so many frames; None as long as no batch has run. cost: of decoding it."""
         if self._batcher.batch_s(1) is None:
             return None
         frames_expected = min(self._frames.mean or 1.0, frames)
         rates = self._current_rates()
-        decode_wait_s = self._decode_wait_s(caller, rates)
-        decode_s = self._decoder.seconds(decode_cost(size_bytes))
+        decode_wait_s = self._decode_wait_s(caller, rates) if cost else 0.0
+        decode_s = self._decoder.seconds(cost)
         batch_wait_s, batch_s = self._batch(caller, frames_expected, rates)
         wait_s = max(decode_wait_s, batch_wait_s - decode_s)
         run_s = decode_s + batch_s
@@ -96,26 +97,31 @@ class Forecaster:
     @property
     def busy_s(self) -> float:
         """The wait that keeps the device and the workers busy whatever it is: two batches, two images a worker."""
-        return 2 * max(self._seconds(self._batcher.full_batch), self._decoder.seconds(self._cost.mean or 1.0))
+        return 2 * max(self._seconds(self._batcher.full_batch), self._decoder.seconds(self._cost_expected))
 
     def image_s(self, frames: int) -> float:
         """By how much an image more puts off all behind it: in the slower of the two stages."""
         batch = self._batcher.full_batch
-        decode_s = self._decoder.seconds(self._cost.mean or 1.0) / self._decoder.workers
+        decode_s = self._decoder.seconds(self._cost_expected) / self._decoder.workers
         return max(self._seconds(batch) / batch * min(self._frames.mean or 1.0, frames), decode_s)
 
     def coming(self, load: Load) -> None:
         """One was let in, and is on its way to the decoder."""
         self._coming.add(load)
+        self._coming_of[load.caller] += 1
 
     def arrived(self, load: Load) -> None:
         """It is there, or will not come."""
-        self._coming.discard(load)
+        if load in self._coming:
+            self._coming.remove(load)
+            self._coming_of[load.caller] -= 1
+            if not self._coming_of[load.caller]:
+                del self._coming_of[load.caller]
 
-    def begun(self, caller: str, size_bytes: int) -> None:
-        """An image was let in."""
+    def begun(self, caller: str, cost: float) -> None:
+        """An image was let in. cost: of decoding it."""
         self._rates.setdefault(caller, Rate(MEMORY_S)).add(1, self._clock())
-        self._cost.add(decode_cost(size_bytes))
+        self._cost.add(cost)
 
     def decoded(self, frames: int) -> None:
         """One has so many frames."""
@@ -125,12 +131,17 @@ class Forecaster:
         """One took so long, or longer."""
         self._errors.add(took_s - forecast.total_s)
 
+    @property
+    def _cost_expected(self) -> float:
+        """Of decoding the next image."""
+        mean = self._cost.mean
+        return 1.0 if mean is None else mean
+
     def _decode_wait_s(self, caller: str, rates: dict[str, float]) -> float:
-        wait_s, cost = 0.0, self._cost.mean or 1.0
-        on_their_way = Counter(load.caller for load in self._coming)
-        for _ in range(ROUNDS):
+        wait_s, cost = 0.0, self._cost_expected
+        for _ in range(ROUNDS if _others(caller, rates) else 1):
             coming = {other: rate * wait_s * cost for other, rate in rates.items() if other != caller}
-            for other, images in on_their_way.items():
+            for other, images in self._coming_of.items():
                 coming[other] = coming.get(other, 0.0) + cost * images
             wait_s = self._decoder.wait_s(caller, coming)
         return wait_s
@@ -138,9 +149,11 @@ class Forecaster:
     def _batch(self, caller: str, frames: float, rates: dict[str, float]) -> tuple[float, float]:
         """How long until the image's batch begins, and how long that takes."""
         busy_s, largest, each = self._batcher.busy_s(), self._batcher.full_batch, self._frames.mean or 1.0
-        decoding = Counter(load.caller for load in self._coming) + Counter(self._decoder.images())
+        decoding = dict(self._coming_of)
+        for other, images in self._decoder.images().items():
+            decoding[other] = decoding.get(other, 0) + images
         wait_s, rest = 0.0, 0.0
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS if _others(caller, rates) else 1):
             coming = {other: each * rate * wait_s for other, rate in rates.items() if other != caller}
             for other, images in decoding.items():
                 coming[other] = coming.get(other, 0.0) + each * images
@@ -161,3 +174,8 @@ class Forecaster:
 
     def _seconds(self, frames: float) -> float:
         return self._batcher.batch_s(frames) or 0.0
+
+
+def _others(caller: str, rates: dict[str, float]) -> bool:
+    """Whether anybody else sends: what comes meanwhile is of them alone."""
+    return len(rates) > (caller in rates)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from types import TracebackType
 
 from deepmcat_server.admission import Permit
 from deepmcat_server.errors import ServerBusy
@@ -13,16 +13,26 @@ from deepmcat_server.errors import ServerBusy
 TOO_LATE = "the image could not be answered in its time; send it again, or allow it more"
 
 
-@asynccontextmanager
-async def in_time(permit: Permit, on_forecast_error: Callable[[float], object]) -> AsyncIterator[None]:
+class in_time:  # noqa: N801  # used as asyncio.timeout is
     """Answer within this. Raises ServerBusy where the image's time runs out before."""
-    try:
-        async with asyncio.timeout_at(None if permit.deadline == math.inf else permit.deadline) as timeout:
-            permit.begin()
-            yield
-    except TimeoutError as error:
-        if not timeout.expired():
-            raise
-        raise ServerBusy(TOO_LATE) from error
-    if (off_s := permit.answered()) is not None:
-        on_forecast_error(off_s)
+
+    def __init__(self, permit: Permit, on_forecast_error: Callable[[float], object]) -> None:
+        self._permit = permit
+        self._on_forecast_error = on_forecast_error
+        self._timeout = asyncio.timeout_at(None if permit.deadline == math.inf else permit.deadline)
+
+    async def __aenter__(self) -> None:
+        """The image begins."""
+        await self._timeout.__aenter__()
+        self._permit.begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """It has been answered, or not."""
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError as late:
+            raise ServerBusy(TOO_LATE) from late
+        if kind is None and (off_s := self._permit.answered()) is not None:
+            self._on_forecast_error(off_s)

@@ -96,6 +96,8 @@ class Inference:
             return self._door.admission.enter_now(arrival)
         try:
             with self._door.metrics.leaving("receive", self._deadline):
+                if (permit := self._door.admission.enter_in_turn(arrival)) is not None:
+                    return permit
                 async with asyncio.timeout_at(None if self._deadline == math.inf else self._deadline):
                     return await self._door.admission.enter(arrival)
         except TimeoutError as error:
@@ -117,6 +119,7 @@ class Inference:
             cost=frames,
             deadline=self._deadline,
             forecaster=pipeline.forecaster,
+            decodes=isinstance(part.content, bytes),
         )
 
     async def _answer(self, part: _Part, permit: Permit) -> Sequence[Answer]:

@@ -63,6 +63,7 @@ class Metrics:
         self._stages = Histogram(
             "deepmcat_stage_duration_seconds", "Time by stage.", ["stage"], buckets=SECONDS, registry=registry
         )
+        self._by_stage = {stage: self._stages.labels(stage) for stage in get_args(Stage)}
         self._batch_size = Histogram("deepmcat_batch_size", "Frames a batch.", buckets=BATCH_SIZES, registry=registry)
         self.queue_depth = Gauge("deepmcat_queue_depth", "Images waiting for the encoder.", registry=registry)
         self._queue_wait = Histogram(
@@ -164,7 +165,7 @@ class Metrics:
         try:
             yield
         finally:
-            self._stages.labels(stage).observe(time.perf_counter() - started)
+            self._by_stage[stage].observe(time.perf_counter() - started)
 
     @contextmanager
     def image(self, images: int = 1) -> Iterator[None]:
@@ -214,9 +215,9 @@ class Metrics:
         self._batch_failures.inc(report.failed)
         self._batch_reruns.inc(report.again)
         self._batch_size.observe(report.frames)
-        self._stages.labels("encode").observe(report.encode_s)
+        self._by_stage["encode"].observe(report.encode_s)
         for wait_s in report.waits_s:
-            self._stages.labels("queue").observe(wait_s)
+            self._by_stage["queue"].observe(wait_s)
             self._queue_wait.observe(wait_s)
 
     def answer(self, assignment: Assignment) -> None:

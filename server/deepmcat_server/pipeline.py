@@ -5,10 +5,8 @@ source ─decode (worker process)─► Planes ─queue, encode (engine thread)�
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -17,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepmcat_core import logs
-from deepmcat_core.assigner import DEFAULT_TOP_K, Assignment
+from deepmcat_core.assigner import DEFAULT_TOP_K, Assigner, Assignment
 from deepmcat_core.categorizer import Categorization, Categorizer
 from deepmcat_core.engine import BadEmbeddings, Engine, OutOfMemory
 from deepmcat_core.errors import InferenceError
@@ -25,9 +23,10 @@ from deepmcat_core.frame import ImageSource
 from deepmcat_core.preamble import hides_program
 from deepmcat_server.admission import Permit
 from deepmcat_server.batcher import Batcher, BatchFailed
-from deepmcat_server.decoding import Decoder
+from deepmcat_server.decoding import Decoder, is_read_at_once
 from deepmcat_server.errors import EncoderUnavailable, ServerBusy
 from deepmcat_server.forecast import Forecaster
+from deepmcat_server.gathering import Gatherer
 from deepmcat_server.metrics import Metrics
 
 Floats = npt.NDArray[np.float32]
@@ -46,11 +45,15 @@ class Pipeline:
         self._batcher = batcher
         self._metrics = metrics
         # One thread: a GPU index is used by one thread only, and searching must not hold up the event loop.
-        self._assigning = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deepmcat-assign")
+        self._assigning = Gatherer(self._assign_each, name="deepmcat-assign")
 
     def most_frames(self, frames: int) -> int:
         """The most frames that an image has here. frames: those asked for, 0 for the default."""
         return self.categorizer.read_options(frames).frames.count
+
+    def reads_at_once(self, content: object) -> bool:
+        """Whether an image needs no worker to be read."""
+        return is_read_at_once(content, self.categorizer.artifact.manifest.preprocessing.size)
 
     async def categorize(self, source: ImageSource, *, permit: Permit, frames: int, top_k: int) -> Categorization:
         """The answer for one image. frames, top_k: 0 for the defaults. Raises ImageError, InferenceError, ServerError.
@@ -74,11 +77,8 @@ class Pipeline:
         with _translated():
             with self._metrics.leaving("queue", deadline):
                 embeddings = await self._batcher.embed(planes, caller=caller, deadline=deadline)
-            assigner = self.categorizer.assigner
             with self._metrics.leaving("assign", deadline), self._metrics.stage("assign"):
-                assignments = await asyncio.get_running_loop().run_in_executor(
-                    self._assigning, assigner.assign, embeddings, 1
-                )
+                assignments, assigner = await self._assigning.call((embeddings, 1))
         for assignment in assignments:
             self._metrics.answer(assignment)
         return embeddings, assignments, assigner.catalog.version
@@ -92,11 +92,15 @@ class Pipeline:
         with self._metrics.leaving("queue", deadline):
             embeddings = await self._batcher.embed(planes.planes, caller=caller, deadline=deadline)  # (F, D)
         with self._metrics.leaving("assign", deadline), self._metrics.stage("assign"):
-            answer = await asyncio.get_running_loop().run_in_executor(
-                self._assigning, self.categorizer.answer, planes, embeddings, top_k or DEFAULT_TOP_K
-            )
+            assignments, assigner = await self._assigning.call((embeddings, top_k or DEFAULT_TOP_K))
+            answer = self.categorizer.answer_from(planes, embeddings, assignments, assigner)
         self._metrics.answer(answer.assignment)
         return answer
+
+    def _assign_each(self, images: list[tuple[Floats, int]]) -> list[tuple[list[Assignment], Assigner]]:
+        """The assignments of images by their embeddings and top_k, and whose they are: of one catalog version."""
+        assigner = self.categorizer.assigner
+        return [(assignments, assigner) for assignments in assigner.assign_each(images)]
 
     async def __aenter__(self) -> Self:
         """Nothing: the thread starts with the first image."""
@@ -106,7 +110,7 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the assigning thread."""
-        self._assigning.shutdown()
+        self._assigning.close()
 
 
 @contextmanager

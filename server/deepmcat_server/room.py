@@ -147,10 +147,16 @@ class Room(Generic[LoadT]):
             return obstacle
         return Obstacle.WAITING if self._blocked else self._admit(load)
 
+    def enter_in_turn(self, load: LoadT) -> Place[LoadT] | None:
+        """A place, where there is room and time and nobody before whom the image would pass; None: it has to wait."""
+        if load.caller in self._waiting or self._blocked or self._obstacle(load) is not None:
+            return None
+        return self._admit(load)
+
     async def enter(self, load: LoadT) -> Place[LoadT]:
         """A place, as soon as there is room and time and it is the image's turn."""
-        if load.caller not in self._waiting and not self._blocked and self._obstacle(load) is None:
-            return self._admit(load)
+        if (place := self.enter_in_turn(load)) is not None:
+            return place
         waiter = _Waiter(load, asyncio.get_running_loop().create_future())
         self._waiting.add(waiter, load.caller, load.cost)
         self._admit_waiters()

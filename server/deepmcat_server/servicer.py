@@ -57,6 +57,7 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
         # Announced images have room before they are there. Half of it at most, so that a slow line never has it all.
         self.uploads = Admission(max_images=settings.max_queue, max_bytes=settings.max_pending_bytes // 2)
         self.quotas = quotas
+        self._image_limits = settings.limits
         self._closing = closing
         self._decoders = tuple(decoders)
 
@@ -108,7 +109,7 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
 
     def read_item(self, request: pb.CategorizeRequest) -> Item:
         """The request, checked. Raises InvalidRequest, ArtifactNotFound, ImageTooLarge."""
-        item = read_item(request, limits=self.settings.limits)
+        item = read_item(request, limits=self._image_limits)
         CALL.get().size_bytes += item.size_bytes
         self.lines.find(item.artifact)  # refused before it is admitted
         return item
@@ -125,6 +126,7 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
             deadline=deadline,
             forecaster=pipeline.forecaster,
             whole=not isinstance(item.content, Announced),
+            decodes=not pipeline.reads_at_once(item.content),
         )
 
     async def answer(self, item: Item, source: ImageSource, permit: Permit) -> pb.Categorization:
@@ -206,6 +208,8 @@ class _Stream:
         """Room for the item: waiting here is the flow control. Raises ServerBusy where its time runs out first."""
         try:
             with self._servicer.metrics.leaving("receive", deadline):
+                if (permit := admission.enter_in_turn(arrival)) is not None:
+                    return permit
                 async with asyncio.timeout_at(deadline):
                     return await admission.enter(arrival)
         except TimeoutError as error:

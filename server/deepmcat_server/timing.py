@@ -69,6 +69,7 @@ class BatchTimes:
     def __init__(self, keep: float = 0.9) -> None:
         self._keep = keep
         self._weight = self._frames = self._seconds = self._frames2 = self._products = 0.0
+        self._line: tuple[float, float] | None = None  # a and b
 
     def add(self, frames: int, seconds: float) -> None:
         """A batch has run."""
@@ -77,15 +78,20 @@ class BatchTimes:
         self._seconds = self._seconds * self._keep + seconds
         self._frames2 = self._frames2 * self._keep + frames * frames
         self._products = self._products * self._keep + frames * seconds
+        self._line = self._fit()
 
     def seconds(self, frames: float) -> float | None:
         """How long a batch of so many frames takes; None before the first."""
-        if not self._weight:
+        if self._line is None:
             return None
+        a, b = self._line
+        return a + b * frames
+
+    def _fit(self) -> tuple[float, float]:
         frames_mean, seconds_mean = self._frames / self._weight, self._seconds / self._weight
         proportional = seconds_mean / frames_mean
         hold = STIFFNESS * frames_mean**2
         variance = self._frames2 / self._weight - frames_mean**2
         covariance = self._products / self._weight - frames_mean * seconds_mean
         slope = min(max((covariance + hold * proportional) / (variance + hold), 0.0), proportional)
-        return seconds_mean + slope * (frames - frames_mean)
+        return seconds_mean - slope * frames_mean, slope
