@@ -132,7 +132,7 @@ def artifact_fixture(artifact_folder: Path) -> Artifact:
     return Artifact.load(artifact_folder)
 
 
-def _onnx_projection(matrix: np.ndarray) -> bytes:
+def onnx_projection(matrix: np.ndarray) -> bytes:
     """The tests' random projection as an ONNX engine: (B, 1, S, S) uint8 → (B, D) unit vectors."""
     pixels, dim = matrix.shape
     size = round(pixels**0.5)
@@ -166,7 +166,7 @@ def _onnx_projection(matrix: np.ndarray) -> bytes:
 def onnx_artifact_fixture(tmp_path: Path, draft: Draft) -> Path:
     """The tiny artifact with an ONNX engine, as a CPU server runs it."""
     folder = tmp_path / "artifact"
-    artifacts.write(folder, dataclasses.replace(draft, onnx=_onnx_projection(draft.encoder["matrix"])))
+    artifacts.write(folder, dataclasses.replace(draft, onnx=onnx_projection(draft.encoder["matrix"])))
     return folder
 
 
