@@ -38,6 +38,9 @@ def measure(bench: Bench) -> Found:
                 "encode_ms": spread([each["encode_ms"] for each in rounds])._asdict(),
                 "bound_per_s": spread(bounds)._asdict(),
                 "of_bound": spread([r["server"]["per_s"] / b for r, b in zip(rounds, bounds, strict=True)])._asdict(),
+                "of_bound_cpu": spread(
+                    [(each["decode_ms"] + each["encode_ms"]) / each["server"]["cpu_ms"] for each in rounds]
+                )._asdict(),
                 "beside_loop": spread([each["server"]["per_s"] / each["loop_per_s"] for each in rounds])._asdict(),
                 "server_cpu_ms": spread([each["server"]["cpu_ms"] for each in rounds])._asdict(),
                 "stages_ms": rounds[-1]["server"]["stages_ms"],

@@ -165,7 +165,8 @@ def _dicom(found: Found) -> Iterator[str]:
         decode, encode, server = (f"{of[key]['median']:.2f} ms" for key in ("decode_ms", "encode_ms", "server_cpu_ms"))
         yield (
             f"{_upper(name)}: of the processor, decoding by itself takes {decode}, encoding {encode}, and the server "
-            f"for both {server}. {_upper(_stages('', of))}"
+            f"for both {server}: {_share(of['of_bound_cpu'])} of its processor time is what these need by themselves. "
+            f"{_upper(_stages('', of))}"
         )
 
 

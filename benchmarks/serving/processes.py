@@ -109,10 +109,10 @@ class Process:
         """SIGTERM, to the process itself."""
         self._process.send_signal(signal.SIGTERM)
 
-    def wait(self) -> int:
+    def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """The exit code, when it has ended by itself; killed where it does not."""
         try:
-            return self._process.wait(STOP_TIMEOUT_S)
+            return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
             return self._process.wait()

@@ -16,6 +16,7 @@ from benchmarks.serving.processes import Process
 
 IMAGES = {LITE0: 3000, VGG: 200}
 IN_FLIGHT, STREAMS = 256, 4
+LONGEST_S = 600.0  # of a run without a server
 
 
 def measure(bench: Bench) -> Found:
@@ -84,7 +85,7 @@ def alone(bench: Bench, *arguments: Any) -> Found:
     log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.serving.bare", *arguments]
     with Process(command, log=log, on=bench.cores.servers) as process:
-        process.wait()
+        process.wait(LONGEST_S)
     lines = log.read_text().splitlines()
     if not lines or not lines[-1].startswith("{"):
         raise RowFailed(f"bare.py ended with {lines[-1] if lines else 'nothing'}")
