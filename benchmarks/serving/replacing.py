@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import tritonclient.grpc
@@ -18,14 +19,16 @@ from benchmarks.serving.measuring import Bench, Found, Loading, RowFailed, scrap
 from benchmarks.serving.observations import codes, failed, percentile, spread, total, within
 
 SHARE = 0.4  # of the capacity
+Change = Callable[[Running, Task], None]
+
 WARM_S, BEFORE_S, MOST_S, AFTER_S = 1.0, 6.0, 12.0, 1.0
 
 
 def measure(bench: Bench) -> Found:
     """Ours watches a folder of artifacts; Triton is told to load the model again."""
     found: Found = {"servers": {}}
-    task = bench.encoding(LITE0)
-    ways = [(contenders.ours(), _publish)]
+    task, after = bench.encoding(LITE0), bench.artifact(LITE0, seed=1)
+    ways: list[tuple[Contender, Change]] = [(contenders.ours(), partial(_publish, after))]
     ways.append((contenders.triton(options=["--model-control-mode=explicit", f"--load-model={MODEL}"]), _load_again))
     for contender, change in ways:
         rounds = [_one(bench, contender, task, change, seed, found) for seed in range(bench.rounds)]
@@ -46,7 +49,7 @@ def _one(
     bench: Bench,
     contender: Contender,
     task: Task,
-    change: Callable[[Bench, Running, Task], None],
+    change: Change,
     seed: int,
     found: Found,
 ) -> Found:
@@ -66,7 +69,7 @@ def _one(
         loading.wait_until_begun()
         time.sleep(WARM_S + BEFORE_S)
         begin = time.monotonic()
-        change(bench, server, task)
+        change(server, task)
         end = time.monotonic()
         calls = loading.observed().calls
     first = min(call.due for call in calls)
@@ -83,15 +86,15 @@ def _one(
     }
 
 
-def _publish(bench: Bench, server: Running, task: Task) -> None:
+def _publish(after: Path, server: Running, task: Task) -> None:
     """As the trainer does it: under another name, then renamed. Over when the next one is in force."""
     generation = total(scrape(server), "deepmcat_artifact_generation")
-    shutil.copytree(bench.artifact(LITE0, seed=1), task.artifact / ".v2")
+    shutil.copytree(after, task.artifact / ".v2")
     (task.artifact / ".v2").rename(task.artifact / "v2")
     _until(lambda: total(scrape(server), "deepmcat_artifact_generation") > generation)
 
 
-def _load_again(bench: Bench, server: Running, task: Task) -> None:
+def _load_again(server: Running, task: Task) -> None:
     """Triton loads what has changed beside what it has, and then changes over."""
     model = Path(server.process.log).parent / "models" / MODEL / "1" / "model.py"
     model.touch()
