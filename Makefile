@@ -84,7 +84,7 @@ bench-decode: setup .venv-bench/.setup ## Measure decoding beside pydicom with p
 	OMP_NUM_THREADS=1 .venv-bench/bin/python benchmarks/decode.py $(ARGS)
 
 bench-serving: setup ## Measure serving beside Triton, MLServer and Ray Serve; ARGS=--quick: minutes, ARGS=--page: write docs/serving.md
-	$(MAKE) --keep-going .venv-triton/.setup .venv-mlserver/.setup .venv-ray/.setup || echo 'what is missing is left out' >&2
+	$(if $(findstring --page,$(ARGS)),,$(MAKE) --keep-going .venv-triton/.setup .venv-mlserver/.setup .venv-ray/.setup || echo 'what is missing is left out' >&2)
 	$(PY) -m benchmarks.serving $(ARGS)
 
 wheel: setup ## Build the wheel into dist/
@@ -124,12 +124,12 @@ endif
 	@touch $@
 
 # What serving is compared with. Their pins clash with ours and with each other's.
-.venv-mlserver/.setup: $(VENV)/.setup
+.venv-mlserver/.setup: | $(VENV)/.setup
 	$(PY) -m venv .venv-mlserver
 	.venv-mlserver/bin/pip install mlserver==1.7.1 onnxruntime 'uvloop<0.22'
 	@touch $@
 
-.venv-ray/.setup: $(VENV)/.setup
+.venv-ray/.setup: | $(VENV)/.setup
 	$(PY) -m venv .venv-ray
 	.venv-ray/bin/pip install 'ray[serve]==2.60.0' 'tritonclient[grpc]' 'grpcio-reflection<1.83' 'grpcio-health-checking<1.83'
 	@touch $@
