@@ -188,10 +188,11 @@ def _replace(found: Found) -> Iterator[str]:
 
 
 def _start(found: Found) -> Iterator[str]:
-    lines = ["| server | start, s | RSS of all processes, MB | PSS, MB |", "|---|---|---|---|"]
+    lines = ["| server | start, s | of a processor, s | RSS of all processes, MB | PSS, MB |", "|---" * 5 + "|"]
     for name, of in found["servers"].items():
         memory = f"{_spread(of['rss_mb'], '.0f')} | {_spread(of['pss_mb'], '.0f')}"
-        lines.append(f"| {name} | {_spread(of['start_s'], '.1f')} | {memory} |")
+        start = f"{_spread(of['start_s'], '.1f')} | {_spread(of['start_cpu_s'], '.1f')}"
+        lines.append(f"| {name} | {start} | {memory} |")
     yield "\n".join(lines)
 
 

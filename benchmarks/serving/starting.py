@@ -25,11 +25,13 @@ def measure(bench: Bench) -> Found:
                 found.setdefault("missing", set()).add(contender.missing)
                 continue
             with contender.running(task) as server:
+                start_cpu_s = server.process.cpu_s()
                 loaded(bench, server, Load(address="", way=server.way, callers=CALLERS, seconds=bench.seconds(SECONDS)))
                 memory = server.process.memory()
                 rounds.setdefault(server.name, []).append(
                     {
                         "start_s": server.started_s,
+                        "start_cpu_s": start_cpu_s,
                         "rss_mb": memory.rss_bytes / 2**20,
                         "pss_mb": memory.pss_bytes / 2**20,
                         "torch": float(server.process.maps("libtorch")),

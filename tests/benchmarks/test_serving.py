@@ -86,7 +86,7 @@ def report_fixture() -> dict[str, object]:
                 | server(p99_before_ms=10, p99_during_ms=15, ratio=1.5, switch_s=3)
             }
         },
-        "start": {"servers": {"ours": server(start_s=2.5, rss_mb=300, pss_mb=200, torch=0)}},
+        "start": {"servers": {"ours": server(start_s=2.5, start_cpu_s=2, rss_mb=300, pss_mb=200, torch=0)}},
     }  # fmt: skip
     return {
         "benchmark": "serving",
