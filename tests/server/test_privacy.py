@@ -11,17 +11,22 @@ import urllib.request
 import warnings
 
 import grpc
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from openjpeg.utils import encode_array as encode_openjpeg
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    UID,
     BasicTextSRStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLosslessSV1,
     RLELossless,
     SecondaryCaptureImageStorage,
@@ -156,8 +161,23 @@ def canary_files(canaries) -> dict[str, bytes]:
                 setattr(dataset, keyword, value)
         return written(dataset)
 
+    def compressed(uid: str, codestream: bytes) -> bytes:
+        """The same with its pixels in a codestream."""
+        dataset = pydicom.dcmread(io.BytesIO(good))
+        dataset.file_meta.TransferSyntaxUID = UID(uid)
+        dataset.PixelData = encapsulate([codestream])
+        dataset["PixelData"].VR = "OB"
+        return written(dataset)
+
+    jpeg, jpeg_2000 = commented_jpeg(canaries), commented_jpeg_2000(canaries)
     return {
         "good": good,
+        "JPEG": compressed(JPEGBaseline8Bit, jpeg),
+        "JPEG, cut": compressed(JPEGBaseline8Bit, jpeg[: len(jpeg) * 2 // 3]),
+        "JPEG 2000": compressed(JPEG2000Lossless, jpeg_2000),
+        "JPEG 2000, cut": compressed(JPEG2000Lossless, jpeg_2000[: len(jpeg_2000) // 3]),
+        "JPEG 2000, damaged": compressed(JPEG2000Lossless, jpeg_2000.replace(b"\xff\x52\x00\x0c", b"\xff\x52\xff\xff")),
+        "JPEG without DICOM": jpeg,
         "program in the preamble": b"MZ" + good[2:],
         "bare": good[start:],
         "cut in the header": good[: middle + 12],
@@ -184,6 +204,21 @@ def canary_files(canaries) -> dict[str, bytes]:
     }
 
 
+def commented_jpeg(canaries) -> bytes:
+    """A JPEG with canaries in a comment and in an application segment (ISO/IEC 10918-1 B.2.4.5, B.2.4.6)."""
+    codestream = imagecodecs.jpeg8_encode(np.arange(32 * 32, dtype=np.uint16).astype(np.uint8).reshape(32, 32))
+    texts = [(marker, canaries.text().encode()) for marker in (b"\xff\xfe", b"\xff\xe1")]
+    return codestream[:2] + b"".join(m + (2 + len(t)).to_bytes(2, "big") + t for m, t in texts) + codestream[2:]
+
+
+def commented_jpeg_2000(canaries) -> bytes:
+    """A JPEG 2000 codestream with a canary in a comment of its main header (ISO/IEC 15444-1 A.9.2)."""
+    codestream = bytes(encode_openjpeg(np.arange(32 * 32, dtype=np.uint16).astype(np.uint8).reshape(32, 32)))
+    text = canaries.text().encode()
+    at = codestream.index(b"\xff\x52")  # COD, anywhere after SIZ
+    return codestream[:at] + b"\xff\x64" + (4 + len(text)).to_bytes(2, "big") + b"\0\1" + text + codestream[at:]
+
+
 def test_every_text_of_a_file_stays_in_it(canaries, start, onnx_artifact, capfd):
     """A server of processes, at its most talkative: no text, date or UID of any file is in what it says or writes."""
     server = start(onnx_artifact, "--set", "log_level=debug", "--set", "drain_s=0")
@@ -208,10 +243,12 @@ def test_every_text_of_a_file_stays_in_it(canaries, start, onnx_artifact, capfd)
     said["standard output"] = "".join(capfd.readouterr())
 
     outcomes = {name: answer.WhichOneof("result") for name, answer in zip(files, answers, strict=True)}
-    assert [outcomes[name] for name in ("good", "program in the preamble", "bare")] == ["categorization"] * 3
+    read = ("good", "program in the preamble", "bare", "JPEG", "JPEG 2000", "JPEG without DICOM")
+    assert [outcomes[name] for name in read] == ["categorization"] * len(read)
     assert sum(outcome == "error" for outcome in outcomes.values()) >= 15, outcomes
     assert {name: canaries.found_in(text) for name, text in said.items() if canaries.found_in(text)} == {}
-    assert pb.IMAGE_FLAG_PREAMBLE_EXECUTABLE in answers[1].categorization.flags
+    program = answers[list(files).index("program in the preamble")]
+    assert pb.IMAGE_FLAG_PREAMBLE_EXECUTABLE in program.categorization.flags
     assert "deepmcat_preamble_executables_total 2.0" in said["metrics"]
 
 
@@ -246,6 +283,8 @@ def test_canaries_are_where_a_leak_would_find_them(canaries):
         assert canaries.found_in(f"cannot read {element!s}")
     assert canaries.found_in(str(dataset[0x0011, 0x0010].value).encode("utf-16"))
     assert not canaries.found_in("1.2.840.10008.1.2.1 Q12ZX 20261231")
+    for codestream in (commented_jpeg(canaries), commented_jpeg_2000(canaries)):
+        assert canaries.found_in(codestream)
 
 
 async def test_one_access_line_a_call(serving, pngs, request_of, log):
