@@ -32,11 +32,11 @@ from .replica import LIMITS, Replica
 from .scene import Scene
 from .shelf import Shelf
 from .specimens import specimens
-from .vitals import Series, watch_vitals
-from .watch import idle_within, watch_health, watch_metrics
+from .vitals import Series, rest, rest_now_and_then, watch_vitals
+from .watch import watch_health, watch_metrics
 
 FINISH_S = 240  # for what callers have under way when the time is over
-REST_S = 30  # for a server to have nothing inside any more
+RESTS, SHORTEST_S = 8, 50  # of a run, and how long it goes on between two at least
 LAST_S = 10  # for its processes to be gone
 CALLERS = {
     library_callers.stream: 2,
@@ -99,18 +99,18 @@ async def _run(scene: Scene, shelf: Shelf, series: list[Series], seconds: float)
     before = [each.samples[-1].descriptors for each in series]
     async with asyncio.TaskGroup() as group:
         callers = [group.create_task(each, name=name) for name, each in _callers(scene)]
-        others = [group.create_task(each) for each in _others(scene, shelf, series)]
+        others = [group.create_task(each) for each in _others(scene, shelf, series, max(seconds / RESTS, SHORTEST_S))]
         await asyncio.sleep(seconds)
         scene.over.set()
         _, hanging = await asyncio.wait(callers + others, timeout=FINISH_S)
         for task in hanging:
             scene.ledger.breaks("hang", task.get_name(), f"not over {FINISH_S} s after the end")
             task.cancel()
-    found = [*promises.of_books(scene.ledger), *promises.of_memory(series[0]), *promises.of_leftovers(series[0])]
+    found = [*promises.of_books(scene.ledger), *promises.of_leftovers(series[0])]
     for each, descriptors in zip(series, before, strict=True):
-        left = await idle_within(each.replica, REST_S)
-        each.sample()
+        left = await rest(each)
         found += promises.of_rest(each.replica.name, left, (descriptors, each.samples[-1].descriptors))
+    found += promises.of_memory(series[0])
     for each in series:
         code = await each.replica.stop()
         await _until(lambda each=each: not any(process.is_alive for process in each.processes), LAST_S)
@@ -139,7 +139,7 @@ def _callers(scene: Scene) -> list[tuple[str, Coroutine[Any, Any, None]]]:
     ]
 
 
-def _others(scene: Scene, shelf: Shelf, series: list[Series]) -> list[Coroutine[Any, Any, None]]:
+def _others(scene: Scene, shelf: Shelf, series: list[Series], rest_s: float) -> list[Coroutine[Any, Any, None]]:
     return [
         faults.kill_workers(scene),
         faults.stop_workers(scene),
@@ -147,6 +147,7 @@ def _others(scene: Scene, shelf: Shelf, series: list[Series]) -> list[Coroutine[
         faults.rename_categories(scene, shelf),
         faults.roll_back(scene, shelf),
         faults.restart(scene, shelf),
+        rest_now_and_then(scene, series[0], rest_s),
         *(watch_health(scene, replica) for replica in scene.replicas),
         *(watch_metrics(scene, replica) for replica in scene.replicas),
         *(watch_vitals(scene, each) for each in series),

@@ -1,57 +1,63 @@
-"""`deepmcat serve` with a defect, to see that a soak finds it: `python -m tests.soak.defects DEFECT serve …`."""
+"""`deepmcat serve` with a defect, to see that a soak finds it: `python -m tests.soak.defects DEFECT serve …`.
+
+They sit where answers become messages, after everything else.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import sys
 from typing import Any
 
 from deepmcat_client.cli import main
-from deepmcat_core.categorizer import Categorizer
 
-EVERY = 1000
+EVERY = 50
 
 
 def wrong() -> None:
-    """One answer of a thousand names another cluster."""
-    inner, count = Categorizer.answer, itertools.count(1)
+    """One answer of fifty names another cluster."""
+    from deepmcat_server import wire
 
-    def answer(self: Categorizer, *args: Any, **options: Any) -> Any:
-        found = inner(self, *args, **options)
-        if next(count) % EVERY:
-            return found
-        cluster_id = (found.assignment.cluster_id + 1) % self.artifact.manifest.k
-        return dataclasses.replace(found, assignment=dataclasses.replace(found.assignment, cluster_id=cluster_id))
+    inner, count = wire.categorization, itertools.count(1)
 
-    Categorizer.answer = answer
+    def categorization(*args: Any, **options: Any) -> Any:
+        message: Any = inner(*args, **options)
+        if next(count) % EVERY == 0:
+            message.assignment.cluster_id += 1
+        return message
+
+    wire.categorization = categorization
 
 
 def failing() -> None:
-    """One answer of a thousand is a bug."""
-    inner, count = Categorizer.answer, itertools.count(1)
+    """One answer of fifty is a bug."""
+    from deepmcat_server import wire
 
-    def answer(self: Categorizer, *args: Any, **options: Any) -> Any:
+    inner, count = wire.categorization, itertools.count(1)
+
+    def categorization(*args: Any, **options: Any) -> Any:
         if next(count) % EVERY == 0:
             raise KeyError("a bug")
-        return inner(self, *args, **options)
+        return inner(*args, **options)
 
-    Categorizer.answer = answer
+    wire.categorization = categorization
 
 
 def leak() -> None:
     """Each answer keeps 200 kB."""
-    inner, kept = Categorizer.answer, []
+    from deepmcat_server import wire
 
-    def answer(self: Categorizer, *args: Any, **options: Any) -> Any:
+    inner, kept = wire.categorization, []
+
+    def categorization(*args: Any, **options: Any) -> Any:
         kept.append(bytearray(b"x") * 200_000)
-        return inner(self, *args, **options)
+        return inner(*args, **options)
 
-    Categorizer.answer = answer
+    wire.categorization = categorization
 
 
 def stuck() -> None:
-    """One image of a thousand that leaves does not give its room back."""
+    """One image of fifty that leaves does not give its room back."""
     from deepmcat_server.room import Place
 
     inner, count = Place.release, itertools.count(1)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .ledger import Ledger
-from .vitals import SHARED_MEMORY, Series
+from .vitals import SHARED_MEMORY, Series, theil_sen
 
 MIB = 2**20
 LONG_S = 900  # from here on memory has a slope worth the name
-SLOPE = 0.01  # of its memory a server may grow by in ten minutes, in the second half of a long run
-GROSS = 0.25  # … in the second half of a short one, in which it is still finding its size
-WORKERS_GROWTH = 1.3  # the last quarter beside the second: workers come and go, and keep what malloc keeps
+SLOPE = 0.01  # of its memory a server may grow by in ten minutes of a long run, without its first quarter
+GROSS = 0.15  # … in a short one, in which it is still finding its size
+WORK_GROWTH = 1.3  # the last quarter beside the second: images and workers come and go, and malloc keeps what it keeps
 DESCRIPTORS, THREADS = 16, 6  # more in the last quarter than in the second: callers come and go
 IDLE_DESCRIPTORS = 8  # more at rest than before the first call
 
@@ -49,19 +49,21 @@ def of_books(ledger: Ledger) -> Iterator[Promise]:
 
 
 def of_memory(series: Series) -> Iterator[Promise]:
-    """The steady server's memory, and that of its workers."""
-    start, end = series.middle("rss_bytes", 0.0, 0.1), series.middle("rss_bytes", 0.9, 1.0)
-    span_s = series.samples[-1].at_s - series.samples[0].at_s
-    slope = series.slope("rss_bytes")
+    """The steady server's memory, at rest and while it works, and that of its workers."""
+    rests = series.at_rest[len(series.at_rest) // 4 :]
+    span_s = max(rests[-1].at_s - rests[0].at_s, 1.0)
+    slope = theil_sen([v.at_s for v in rests], [v.rss_bytes for v in rests]) / rests[-1].rss_bytes
     if span_s >= LONG_S:
-        grown, allowed, over = 600 * slope / end, SLOPE, "in ten minutes"
+        grown, allowed, over = 600 * slope, SLOPE, "in ten minutes"
     else:
-        grown, allowed, over = span_s / 2 * slope / end, GROSS, f"in the last {span_s / 2:.0f} s"
-    detail = f"{start / MIB:.1f} → {end / MIB:.1f} MiB, {100 * grown:+.2f} % {over} (at most {100 * allowed:g} %)"
-    yield Promise(name="server memory", kept=grown <= allowed, detail=detail)
-    before, after = series.middle("workers_rss_bytes", 0.25, 0.5), series.middle("workers_rss_bytes", 0.75, 1)
-    detail = f"{before / MIB:.1f} → {after / MIB:.1f} MiB (at most × {WORKERS_GROWTH})"
-    yield Promise(name="worker memory", kept=after <= WORKERS_GROWTH * before, detail=detail)
+        grown, allowed, over = span_s * slope, GROSS, f"in {span_s:.0f} s"
+    told = " ".join(f"{v.rss_bytes / MIB:.1f}" for v in series.at_rest)
+    detail = f"{told} MiB, {100 * grown:+.2f} % {over} (at most {100 * allowed:g} %)"
+    yield Promise(name="server memory, at rest", kept=grown <= allowed, detail=detail)
+    for name, value in (("server memory, at work", "rss_bytes"), ("worker memory, at work", "workers_rss_bytes")):
+        before, after = series.middle(value, 0.25, 0.5), series.middle(value, 0.75, 1)
+        detail = f"{before / MIB:.1f} → {after / MIB:.1f} MiB (at most × {WORK_GROWTH})"
+        yield Promise(name=name, kept=after <= WORK_GROWTH * before, detail=detail)
 
 
 def of_leftovers(series: Series) -> Iterator[Promise]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import grpc
@@ -28,18 +29,32 @@ class Scene:
     oracle: Oracle
     ledger: Ledger
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    _going: asyncio.Event = field(default_factory=asyncio.Event)
 
     def rng(self, who: str) -> random.Random:
         """Everybody's own, so that what one sends does not depend on the others' pace."""
         return random.Random(f"{self.seed} {who}")
+
+    def __post_init__(self) -> None:
+        """Begin."""
+        self._going.set()
 
     async def rest(self, seconds: float) -> bool:
         """Wait; whether the run goes on."""
         try:
             await asyncio.wait_for(self.over.wait(), seconds)
         except TimeoutError:
-            return True
-        return False
+            await self._going.wait()
+        return not self.over.is_set()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Everybody finishes what it is at, and begins nothing."""
+        self._going.clear()
+        try:
+            yield
+        finally:
+            self._going.set()
 
     def channel(self, rng: random.Random) -> grpc.aio.Channel:
         """A new connection to a replica that is not down, as a load balancer would choose it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
@@ -14,8 +15,11 @@ import numpy as np
 
 from .replica import Replica, children
 from .scene import Scene
+from .watch import idle_within
 
 SAMPLE_S = 1.0
+REST_S = 90  # for slow callers to finish what they are at
+SETTLE_S = 2.0
 SHARED_MEMORY = Path("/dev/shm")
 MOST_PAIRS = 600  # samples that a slope looks at, evenly spaced: all pairs of them
 
@@ -49,10 +53,14 @@ class Process:
 
 @dataclass
 class Series:
-    """All samples of a replica. shared: every name in shared memory that it or its workers ever had."""
+    """All samples of a replica. at_rest: those taken while nobody sent anything.
+
+    shared: every name in shared memory that it or its workers ever had.
+    """
 
     replica: Replica
     samples: list[Vitals] = field(default_factory=list)
+    at_rest: list[Vitals] = field(default_factory=list)
     shared: set[str] = field(default_factory=set)
     processes: set[Process] = field(default_factory=set)
 
@@ -81,10 +89,22 @@ class Series:
         count = len(self.samples)
         return median(getattr(v, name) for v in self.samples[int(start * count) : max(1, int(end * count))])
 
-    def slope(self, name: str, start: float = 0.5) -> float:
-        """How a value grows per second, from a part of the run on."""
-        part = self.samples[int(start * len(self.samples)) :]
-        return theil_sen([v.at_s for v in part], [getattr(v, name) for v in part])
+
+async def rest_now_and_then(scene: Scene, series: Series, every_s: float) -> None:
+    """Samples of a server that has nothing inside: what it holds then, it holds for good."""
+    while await scene.rest(every_s):
+        with scene.at_rest():
+            await rest(series)
+            scene.ledger.happens("rests")
+
+
+async def rest(series: Series) -> dict[str, float]:
+    """A sample as soon as nothing is inside; the gauges that are not 0 although nobody sends anything."""
+    left = await idle_within(series.replica, REST_S)
+    await asyncio.sleep(SETTLE_S)
+    series.sample()
+    series.at_rest.append(series.samples[-1])
+    return left
 
 
 async def watch_vitals(scene: Scene, series: Series) -> None:
