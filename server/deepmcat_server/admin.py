@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from deepmcat_core import logs
 from deepmcat_core.errors import ConfigError
-from deepmcat_server.config import Address
+from deepmcat_server.addresses import Address
 
 LOG = logs.logger("server.admin")
 REQUEST_TIMEOUT_S = 10

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -20,60 +18,12 @@ from deepmcat_core.cpus import available_cpus
 from deepmcat_core.decode_limits import WorkerLimits
 from deepmcat_core.errors import ConfigError, MissingExtra
 from deepmcat_core.frame import Limits
+from deepmcat_server.addresses import AddressText, EncoderText, Endpoint, Location, parse_address
 from deepmcat_server.callers import KINDS
 from deepmcat_server.quotas import Quota
 from deepmcat_server.scopes import Scope
 
 MIB = 2**20
-TRACES_PATH = "/v1/traces"
-"""Where collectors take traces, where they are not told otherwise (OTLP, section "OTLP/HTTP Request")."""
-
-
-class Address(NamedTuple):
-    """Where a port is bound."""
-
-    host: str
-    port: int
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def __str__(self) -> str:
-        """HOST:PORT, an IPv6 host in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """HOST:PORT or [IPV6]:PORT; port 0 is any free one. Raises ValueError."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("not HOST:PORT")
-    return Address(host, int(port))
-
-
-def _checked(text: str) -> str:
-    try:
-        parse_address(text)
-    except ValueError as error:
-        raise PydanticCustomError("address", "HOST:PORT is needed, such as 127.0.0.1:50051") from error
-    return text
-
-
-def _checked_encoder(text: str) -> str:
-    try:
-        parse_encoder(text)
-    except ValueError as error:
-        message = "triton://HOST:PORT/MODEL is needed, or tritons:// for TLS, such as triton://127.0.0.1:8001/encoder"
-        raise PydanticCustomError("encoder", message) from error
-    return text
 
 
 def _checked_pattern(text: str) -> str:
@@ -82,46 +32,10 @@ def _checked_pattern(text: str) -> str:
     return text
 
 
-def _checked_location(text: str) -> str:
-    parts = urlsplit(text)
-    loopback = parts.scheme == "http" and Address(parts.hostname or "", 0).is_loopback
-    if "://" in text and not loopback and not (parts.scheme == "https" and parts.hostname):
-        raise PydanticCustomError("location", "an https URL is needed, http on loopback only, or the path of a file")
-    return text
-
-
-def _checked_endpoint(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise PydanticCustomError("endpoint", "the URL of a collector is needed, such as http://127.0.0.1:4318")
-    return text if parts.path.strip("/") else text.rstrip("/") + TRACES_PATH
-
-
-AddressText = Annotated[str, AfterValidator(_checked)]
-EncoderText = Annotated[str, AfterValidator(_checked_encoder)]
 Pattern = Annotated[str, AfterValidator(_checked_pattern)]
-Location = Annotated[str, AfterValidator(_checked_location)]
-Endpoint = Annotated[str, AfterValidator(_checked_endpoint)]
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 ArtifactName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]  # no id: those have 64 digits
-
-
-class RemoteEncoder(NamedTuple):
-    """A model in a Triton."""
-
-    address: str
-    model: str
-    tls: bool
-
-
-def parse_encoder(text: str) -> RemoteEncoder:
-    """triton://HOST:PORT/MODEL, or tritons:// for TLS. Raises ValueError."""
-    parts = urlsplit(text)
-    model = parts.path.removeprefix("/")
-    if parts.scheme not in ("triton", "tritons") or not model or "/" in model or parts.query or parts.fragment:
-        raise ValueError("not triton://HOST:PORT/MODEL")
-    return RemoteEncoder(str(parse_address(parts.netloc)), model, parts.scheme == "tritons")
 
 
 class Settings(BaseSettings):

@@ -23,7 +23,8 @@ from deepmcat_core.errors import (
 )
 from deepmcat_core.frame import Limits
 from deepmcat_server import versions
-from deepmcat_server.config import Settings, parse_encoder
+from deepmcat_server.addresses import parse_encoder
+from deepmcat_server.config import Settings
 from deepmcat_server.metrics import LoadResult
 from deepmcat_server.versions import Found
 

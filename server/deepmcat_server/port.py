@@ -8,7 +8,8 @@ import grpc
 import grpc.aio
 
 from deepmcat_core.errors import ConfigError
-from deepmcat_server.config import Address, Settings
+from deepmcat_server.addresses import Address
+from deepmcat_server.config import Settings
 from deepmcat_server.gate import MAX_PROBES
 
 HANDSHAKE_TIMEOUT_S = 20

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deepmcat_core.errors import ConfigError
-from deepmcat_server.config import Address
+from deepmcat_server.addresses import Address
 
 
 def clear(path: Path) -> None:

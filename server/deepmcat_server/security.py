@@ -11,10 +11,11 @@ import grpc
 
 from deepmcat_core import logs
 from deepmcat_server import audit, caller_ids
+from deepmcat_server.addresses import parse_address
 from deepmcat_server.caller_ids import CallerIds
 from deepmcat_server.callers import Callers
 from deepmcat_server.certificates import Certificates, Files
-from deepmcat_server.config import Settings, parse_address
+from deepmcat_server.config import Settings
 from deepmcat_server.metrics import Metrics
 from deepmcat_server.quotas import Quotas
 from deepmcat_server.signing_keys import SigningKeys, is_url

@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2_grpc as oip_grpc
 from deepmcat_core.artifact import Artifact
 from deepmcat_core.engine import LARGEST_BATCH, Floats, Images, batches, checked_embeddings, checked_images
 from deepmcat_core.errors import ArtifactError, ArtifactSelfTest, InferenceError
-from deepmcat_server.config import RemoteEncoder
+from deepmcat_server.addresses import RemoteEncoder
 from deepmcat_server.errors import EncoderUnavailable
 
 _UNBOUNDED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))  # a batch is bounded

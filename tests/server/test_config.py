@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from deepmcat_core.errors import ConfigError
-from deepmcat_server.config import load, parse_address
+from deepmcat_server.addresses import parse_address
+from deepmcat_server.config import load
 
 TLS = ["tls_cert=cert", "tls_key=key"]
 MTLS = [*TLS, "tls_client_ca=ca"]

@@ -9,7 +9,7 @@ import pytest
 
 from deepmcat_core.errors import ConfigError
 from deepmcat_server import ready_files
-from deepmcat_server.config import Address
+from deepmcat_server.addresses import Address
 
 
 def test_a_ready_file_says_where(tmp_path: Path):

@@ -16,7 +16,8 @@ from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat_core.artifact import Artifact
 from deepmcat_core.engine import Engine
 from deepmcat_core.errors import ArtifactSelfTest, ConfigError, InferenceError
-from deepmcat_server.config import Settings, load, parse_encoder
+from deepmcat_server.addresses import parse_encoder
+from deepmcat_server.config import Settings, load
 from deepmcat_server.errors import EncoderUnavailable
 from deepmcat_server.opening import engine_opener
 
