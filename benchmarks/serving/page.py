@@ -100,7 +100,10 @@ def _goodput(servers: Found) -> str:
         shares = f"{of['of_capacity']:.0%} | {_share(of['admitted_in_time'])} | {_share(of['useful'])}"
         lines.append(f"| {name} | {_spread(of['good_per_s'], '.0f')} | {shares} | {ended} |")
     late_ms = 1e3 * max(of["client_late_s"] for of in servers.values())
-    return "\n".join([*lines, "", f"The load sent no call later than {late_ms:,.0f} ms after it was due."])
+    lines += ["", f"The load sent no call later than {late_ms:,.0f} ms after it was due."]
+    if behind := [name for name, of in servers.items() if not of["kept_up"]]:
+        lines[-1] += f" **It did not keep up for {', '.join(behind)}: the machine was busy, and there is no verdict.**"
+    return "\n".join(lines)
 
 
 def _drain(found: Found) -> Iterator[str]:

@@ -190,6 +190,18 @@ def test_the_worst_of_ours_decides(report):
     assert list(values.values()) == [0.75, 0.5, 0.5]
 
 
+def test_a_load_that_did_not_keep_up_gives_no_verdict(report):
+    """A busy machine makes no server look bad, nor good; rounds in which it kept up are what counts."""
+    late, steady = {"client_late_s": 3.0, "good_per_s": 5}, {"client_late_s": 0.01, "good_per_s": 390}
+    rest = {"codes": {}, "useful": 1.0, "admitted_in_time": 1.0}
+    found = overload.summary([late | rest, steady | rest], 400)
+    assert found["good_per_s"] == spread(390)
+    servers = report["rows"]["overload"]["found"]["servers"]
+    servers["Triton"] = overload.summary([late | rest], 400)
+    assert [page.value(goal, report) for goal in goals.GOALS if goal.row == "overload"] == [None] * 3
+    assert "**It did not keep up for Triton" in page.measured(report)
+
+
 def test_what_is_missing_is_named_and_not_met(report):
     """Without a peer its goal is not measured, and the page says what was not there."""
     changed = copy.deepcopy(report)
