@@ -80,6 +80,10 @@ class Oracle:
             return None
         return self._answer(artifact_id, catalog, asked)
 
+    def versions_from(self, artifact_id: str, oldest: int) -> list[int]:
+        """The catalog versions of an artifact from one on; none where there is no such artifact."""
+        return [version for version in self._catalogs.get(artifact_id, {}) if version >= oldest]
+
     def reason(self, asked: Asked) -> str:
         """The error that an image gets, whatever the artifact; "" for one that is an image."""
         read = self._known[next(iter(self._categorizers)), asked.specimen.name, asked.frames]

@@ -10,7 +10,8 @@ from .vitals import SHARED_MEMORY, Series, theil_sen
 
 MIB = 2**20
 LONG_S = 900  # from here on memory has a slope worth the name
-SLOPE = 0.01  # of its memory a server may grow by in ten minutes of a long run, without its first quarter
+SLOPE = 0.02  # of its memory a server may grow by in ten minutes of a long run, without its first quarter: some MiB
+# less or more are there at each rest, which in half an hour is a slope of 1 % by chance
 GROSS = 0.15  # … in a short one, in which it is still finding its size
 WORK_GROWTH = 1.3  # the last quarter beside the second: images and workers come and go, and malloc keeps what it keeps
 DESCRIPTORS, THREADS = 16, 6  # more in the last quarter than in the second: callers come and go
