@@ -215,6 +215,7 @@ def mlserver() -> Contender:
     def start(task: Task) -> Running:
         port = free_port()
         settings = {"host": "127.0.0.1", "grpc_port": port, "http_port": free_port(), "metrics_port": free_port()}
+        settings["metrics_dir"] = str(task.folder / "metrics")
         model = {"name": MODEL, "implementation": "mlserver_runtime.Runtime"}
         model |= {"max_batch_size": task.batch, "max_batch_time": 0.005}
         (task.folder / "settings.json").write_text(json.dumps(settings))
