@@ -82,7 +82,7 @@ class Oracle:
 
     def versions_from(self, artifact_id: str, oldest: int) -> list[int]:
         """The catalog versions of an artifact from one on; none where there is no such artifact."""
-        return [version for version in self._catalogs.get(artifact_id, {}) if version >= oldest]
+        return [version for version in list(self._catalogs.get(artifact_id, {})) if version >= oldest]
 
     def reason(self, asked: Asked) -> str:
         """The error that an image gets, whatever the artifact; "" for one that is an image."""
