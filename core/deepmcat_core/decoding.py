@@ -1,4 +1,4 @@
-"""From the bytes of a file, or a raw plane, to grey frames.
+"""From the bytes of a file, or a raw plane, to frames.
 
     bytes ──sniff──► DICOM ──dicom──────────► Image
                      PNG, JPEG, TIFF ──plane_formats──► Image
@@ -14,9 +14,8 @@ import numpy as np
 from deepmcat_core.dicom import decode_dicom
 from deepmcat_core.dicom_file import looks_like_dicom
 from deepmcat_core.errors import CorruptImage, ImageTooLarge, UnsupportedImage
-from deepmcat_core.frame import Frame, FramePolicy, Image, ImageSource, Intensity, Limits, RawPlane
-from deepmcat_core.intensity import deep_grey
-from deepmcat_core.levels import by_level
+from deepmcat_core.frame import FramePolicy, Image, ImageSource, Intensity, Limits, RawPlane
+from deepmcat_core.intensity import deep_frame
 from deepmcat_core.plane_formats import decode_plane_format
 from deepmcat_core.translation import translated
 
@@ -33,7 +32,7 @@ MAGIC = {
 def decode(
     source: ImageSource, *, intensity: Intensity, frames: FramePolicy, limits: Limits, side: int | None = None
 ) -> Image:
-    """The frames of an image that the policy asks for, as grey. Raises ImageError and nothing else.
+    """The frames of an image that the policy asks for, as grey or numbers. Raises ImageError and nothing else.
 
     side: of the square that they are for. A codec that can may then leave out detail that would be lost in it.
     """
@@ -78,5 +77,5 @@ def _decode_raw(plane: RawPlane, intensity: Intensity, limits: Limits) -> Image:
             f"{plane.rows} rows of {plane.columns} {plane.sample_type} samples have {expected}"
         )
     values = np.frombuffer(plane.data, dtype=dtype).reshape(plane.rows, plane.columns)  # (H, W)
-    grey = by_level(values, lambda numbers, counts: deep_grey(numbers, intensity, counts, inverted=plane.inverted))
-    return Image(frames=(Frame(pixels=grey),), total_frames=1, format="raw", decoder="raw")
+    frame = deep_frame(values, intensity, inverted=plane.inverted, wide=dtype.itemsize > 2)
+    return Image(frames=(frame,), total_frames=1, format="raw", decoder="raw")

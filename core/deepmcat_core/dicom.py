@@ -1,4 +1,4 @@
-"""From the bytes of a DICOM image to grey frames.
+"""From the bytes of a DICOM image to frames.
 
     bytes ─dicom_file─► data set ─► an image at all? ─pixel_data─► stored values of the frames used
           ─► monochrome: dicom_grey · palette: lookup_table · colour: luminance ─► Frame with its pixel aspect
@@ -8,18 +8,22 @@ Colours become luminance by Rec. 601 and get neither modality LUT nor window, wh
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from deepmcat_core import codecs, shrinking, sop_classes
 from deepmcat_core.dicom_file import DicomFile, read_dicom_file
-from deepmcat_core.dicom_grey import is_linear, monochrome
+from deepmcat_core.dicom_grey import is_inverted, is_linear, monochrome
 from deepmcat_core.dicom_values import functional_group, number, numbers, text, texts
 from deepmcat_core.errors import CorruptImage, NotAnImage, UnsupportedImage
 from deepmcat_core.frame import FloatPlane, Frame, FramePolicy, Image, ImageFlag, Intensity, Limits
-from deepmcat_core.intensity import luminance, scale
+from deepmcat_core.intensity import luminance, percents, scale
+from deepmcat_core.levels import by_level
 from deepmcat_core.lookup_table import read_palette
 from deepmcat_core.pixel_data import ELEMENTS, StoredFrame, complete, pixel_layout, stored_frames
+from deepmcat_core.shrinking import Wanted
 
 MAX_ASPECT = 16.0  # of a pixel; beyond it, either way, a spacing is a mistake
 
@@ -39,13 +43,14 @@ def decode_dicom(
     complete(file.dataset, layout)
     indices = frames.indices(layout.frames)
 
-    def pixels_each(frame: int) -> float:
+    def wanted(frame: int) -> Wanted | None:
         if side is None or not is_linear(file.dataset, frame, intensity):
-            return 1.0
-        return shrinking.pixels_each(layout.rows, layout.columns, pixel_aspect(file.dataset, frame), side)
+            return None
+        each = shrinking.pixels_each(layout.rows, layout.columns, pixel_aspect(file.dataset, frame), side)
+        return Wanted(pixels_each=each, percents=percents(intensity, inverted=is_inverted(file.dataset)))
 
     decoded, decoders = [], set()
-    for stored in stored_frames(file.dataset, file.transfer_syntax, layout, indices, limits, pixels_each):
+    for stored in stored_frames(file.dataset, file.transfer_syntax, layout, indices, limits, wanted):
         decoded.append(_frame(file, stored, intensity))
         decoders.add(stored.decoder)
     return Image(
@@ -128,21 +133,17 @@ def _named(syntax: UID) -> str:
 
 
 def _frame(file: DicomFile, stored: StoredFrame, intensity: Intensity) -> Frame:
-    return Frame(
-        pixels=_grey(file, stored, intensity),
-        pixel_aspect=pixel_aspect(file.dataset, stored.index),
-        index=stored.index,
-        box=stored.box,
-    )
+    aspect = pixel_aspect(file.dataset, stored.index)
+    return replace(_seen(file, stored, intensity), pixel_aspect=aspect, index=stored.index, box=stored.box)
 
 
-def _grey(file: DicomFile, frame: StoredFrame, intensity: Intensity) -> FloatPlane:
+def _seen(file: DicomFile, frame: StoredFrame, intensity: Intensity) -> Frame:
     little_endian = bool(file.transfer_syntax.is_little_endian)
     if frame.values.ndim == 3:
-        return _colour(frame, bits_stored=number(file.dataset, "BitsStored"))
+        return Frame(pixels=_colour(frame, bits_stored=number(file.dataset, "BitsStored")))
     if frame.photometric == "PALETTE COLOR":
-        signed = frame.values.dtype.kind == "i"
-        return read_palette(file.dataset, signed=signed, little_endian=little_endian).apply(frame.values)
+        palette = read_palette(file.dataset, signed=frame.values.dtype.kind == "i", little_endian=little_endian)
+        return Frame(pixels=by_level(frame.values, palette.apply))
     return monochrome(frame.values, file.dataset, frame.index, intensity, little_endian=little_endian)
 
 

@@ -1,7 +1,8 @@
 """What the stored values of a monochrome DICOM frame look like: the grayscale pipeline of PS3.4 N.2, in its order.
 
-    stored values ─► padding mask ─► modality LUT ─► VOI LUT or window, or percentiles ─► inversion ─► padding to black
-                                                              values of a supplemental palette ─► their luminance, last
+    stored values ─► padding mask ─► modality LUT ─► VOI LUT or window ─► inversion ─► padding to black
+                                                 └─► numbers, for preprocessing: percentiles, inversion, black
+                                                      values of a supplemental palette ─► their luminance, last
 
 Each transform is looked for in the frame's functional groups, then in the shared ones, then in the data set itself:
 pydicom's functions look in the data set alone and silently leave enhanced objects in stored values.
@@ -9,6 +10,7 @@ pydicom's functions look in the data set alone and silently leave enhanced objec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,13 @@ from pydicom.dataset import Dataset
 
 from deepmcat_core import sop_classes
 from deepmcat_core.dicom_values import functional_group, in_sign, item, number, text
-from deepmcat_core.frame import FloatPlane, Intensity
-from deepmcat_core.intensity import Mask, scale, stretch, unusable, working_type
-from deepmcat_core.levels import Counts, by_level
+from deepmcat_core.frame import FloatPlane, Frame, Intensity, Mask
+from deepmcat_core.intensity import deep_frame, extent, scale, working_type
+from deepmcat_core.levels import by_level
 from deepmcat_core.lookup_table import has_supplemental_palette, read_lookup_table, read_supplemental_palette
 
 Values = npt.NDArray[Any]
+Show = Callable[[Values], FloatPlane]  # grey of values, each by itself
 
 # The value that is padding, or the first of such values, and the last, by the type of what is stored.
 _WHOLE_PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
@@ -32,42 +35,35 @@ _PADDING = {
 }
 
 
-def monochrome(
-    stored: Values, dataset: Dataset, frame: int, intensity: Intensity, *, little_endian: bool
-) -> FloatPlane:
-    """(H, W) stored values of a frame as grey; padding is black. May raise what pydicom raises."""
+def monochrome(stored: Values, dataset: Dataset, frame: int, intensity: Intensity, *, little_endian: bool) -> Frame:
+    """(H, W) stored values of a frame as grey, or as the numbers to stretch. May raise what pydicom raises.
 
-    def grey(values: Values, counts: Counts | None) -> FloatPlane:
-        return _monochrome(values, counts, dataset, frame, intensity, little_endian=little_endian)
-
-    return by_level(stored, grey)
-
-
-def _monochrome(
-    stored: Values, counts: Counts | None, dataset: Dataset, frame: int, intensity: Intensity, *, little_endian: bool
-) -> FloatPlane:
-    ignored = padding(stored, dataset)
+    Grey is what goes through a window, for which the image decides what is black and white, and what is stored in one
+    bit: it has no noise, and percentiles of a mask's edges at a smaller size are no range.
+    """
+    unknown = padding(stored, dataset)
     palette = read_supplemental_palette(dataset, signed=stored.dtype.kind == "i", little_endian=little_endian)
-    coloured = None if palette is None else stored >= palette.first
-    if coloured is not None:
-        ignored = coloured if ignored is None else ignored | coloured
-    values = modality_values(stored, dataset, frame, little_endian=little_endian)
-    if (not_numbers := unusable(values)) is not None:
-        ignored = not_numbers if ignored is None else ignored | not_numbers
-    inverted = is_inverted(dataset)
-    grey = None
-    if intensity.mode == "window":
-        signed = may_be_negative(stored.dtype, dataset, frame)
-        grey = _windowed(values, dataset, frame, signed=signed, little_endian=little_endian)
-    if grey is None:
-        grey = stretch(values, intensity, ignored, inverted=inverted, counts=counts)
-    elif inverted:
-        grey = 1 - grey
-    if ignored is not None:
-        grey[ignored] = 0
+    painted = None
     if palette is not None:
-        grey[coloured] = palette.apply(stored[coloured])
-    return grey
+        coloured = stored >= palette.first
+        unknown = coloured if unknown is None else unknown | coloured
+        painted = np.where(coloured, palette.apply(stored), np.float32(0))
+    inverted = is_inverted(dataset)
+    show = _shown(stored, dataset, frame, intensity, little_endian=little_endian)
+    if show is None:
+        values = modality_values(stored, dataset, frame, little_endian=little_endian)
+        wide = stored.dtype.itemsize > 2
+        return deep_frame(values, intensity, unknown, inverted=inverted, wide=wide, painted=painted)
+
+    def grey_of(levels: Values) -> FloatPlane:
+        values = modality_values(levels, dataset, frame, little_endian=little_endian)
+        grey = 1 - show(values) if inverted else show(values)
+        return np.where(np.isfinite(values), grey, np.float32(0))
+
+    grey = by_level(stored, grey_of)
+    if unknown is not None:
+        grey[unknown] = 0
+    return Frame(pixels=grey if painted is None else grey + painted)
 
 
 def is_linear(dataset: Dataset, frame: int, intensity: Intensity) -> bool:
@@ -104,10 +100,10 @@ def modality_values(stored: Values, dataset: Dataset, frame: int, *, little_endi
     source = _modality(dataset, frame)
     if (table := item(source, "ModalityLUTSequence")) is not None:
         lookup = read_lookup_table(table, signed=stored.dtype.kind != "u", little_endian=little_endian)
-        return lookup.apply(stored)
+        return by_level(stored, lookup.apply)
     values = stored.astype(working_type(stored.dtype))
     slope, intercept = number(source, "RescaleSlope"), number(source, "RescaleIntercept")
-    if slope:
+    if slope and slope != 1:
         values *= slope
     if intercept:
         values += intercept
@@ -138,28 +134,41 @@ def is_inverted(dataset: Dataset) -> bool:
     )
 
 
-def window(values: Values, centre: float, width: float, function: str) -> FloatPlane | None:
-    """(H, W) values through a window (PS3.3 C.11.2.1.2, C.11.2.1.3); None where the width is not allowed."""
-    if function == "SIGMOID":
-        return None if width <= 0 else (1 / (1 + np.exp(-4 * (values - centre) / width))).astype(np.float32)
-    if function == "LINEAR_EXACT":
-        return None if width <= 0 else _ramp(values, centre - width / 2, centre + width / 2)
-    if width < 1:
+def window(centre: float, width: float, function: str) -> Show | None:
+    """What a window (PS3.3 C.11.2.1.2, C.11.2.1.3) makes of values; None where the width is not allowed."""
+    if width < (0 if function in ("SIGMOID", "LINEAR_EXACT") else 1) or width == 0:
         return None
+    if function == "SIGMOID":
+        return lambda values: (1 / (1 + np.exp(-4 * (values - centre) / width))).astype(np.float32)
+    if function == "LINEAR_EXACT":
+        return lambda values: _ramp(values, centre - width / 2, centre + width / 2)
     # The halves are in the standard: a window of width 1 is a threshold, and of width 256 the identity on bytes.
-    return _ramp(values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
+    return lambda values: _ramp(values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
 
 
-def _windowed(values: Values, dataset: Dataset, frame: int, *, signed: bool, little_endian: bool) -> FloatPlane | None:
-    """Grey by the frame's VOI LUT or, failing that, its first window; None without a usable one."""
+def _shown(stored: Values, dataset: Dataset, frame: int, intensity: Intensity, *, little_endian: bool) -> Show | None:
+    """What makes grey of a frame's values, each by itself; None where that takes all of them."""
+    if intensity.mode == "window":
+        signed = may_be_negative(stored.dtype, dataset, frame)
+        if (show := _voi(dataset, frame, signed=signed, little_endian=little_endian)) is not None:
+            return show
+    if number(dataset, "BitsAllocated") == 1:
+        both = modality_values(np.arange(2, dtype=stored.dtype), dataset, frame, little_endian=little_endian)
+        if (ends := extent(both, (0, 100))) is not None:
+            return lambda values: scale(values, *ends)
+    return None
+
+
+def _voi(dataset: Dataset, frame: int, *, signed: bool, little_endian: bool) -> Show | None:
+    """The image's own VOI LUT or first window; None where it has none that is usable. signed: values may be."""
     source = functional_group(dataset, frame, "FrameVOILUTSequence") or dataset
     if (table := item(source, "VOILUTSequence")) is not None:
         lookup = read_lookup_table(table, signed=signed, little_endian=little_endian)
-        return scale(lookup.apply(values), 0, lookup.top)
+        return lambda values: scale(lookup.apply(values), 0, lookup.top)
     centre, width = number(source, "WindowCenter"), number(source, "WindowWidth")
     if centre is None or width is None:
         return None
-    return window(values, centre, width, text(source, "VOILUTFunction"))
+    return window(centre, width, text(source, "VOILUTFunction"))
 
 
 def _modality(dataset: Dataset, frame: int) -> Dataset:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from deepmcat_core.errors import ConfigError, CorruptImage, ImageTooLarge
 
 FloatPlane = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 Box = tuple[float, float, float, float]  # left, top, right and bottom, in pixels
 
 
@@ -35,9 +36,10 @@ IntensityMode = Literal["percentile", "window"]
 class Intensity:
     """How monochrome values of more than display range become grey.
 
-    `percentile` stretches between two percentiles of the values that are not padding: robust, and the same for
-    images with and without a window. `window` uses the image's own VOI LUT or window where it has one (PS3.3
-    C.11.2) and falls back to the percentiles. Eight-bit PNG, JPEG and TIFF and colour images are grey already.
+    `percentile` stretches between two percentiles of the values that are not padding, at the size that is wanted:
+    robust, and the same for images with and without a window. `window` uses the image's own VOI LUT or window where it
+    has one (PS3.3 C.11.2) and falls back to the percentiles. Eight-bit PNG, JPEG and TIFF, images of one bit and
+    colour images are grey already.
     Raises ValueError for another mode, and for percentiles that are none or leave nothing between them.
     """
 
@@ -122,13 +124,20 @@ class Limits:
 class Frame:
     """One decoded plane.
 
-    pixels: (H, W) float32, 0 is black and 1 is white; padding is 0.
+    pixels: (H, W) float32: grey, 0 is black and 1 is white, or, where `deep`, finite numbers of any range that
+    preprocessing stretches. inverted: the lowest of them is white.
+    known: (H, W), which deep numbers are of the picture; others, such as padding, are 0 and become black. None: all.
+    painted: (H, W) float32, grey of what is painted where nothing is known, and 0 elsewhere; None: nothing is.
     pixel_aspect: height of a pixel over its width.
     index: 0-based frame number within the image.
     box: where the picture lies in `pixels`, which may be a smaller one that reaches out of it; None where it is all.
     """
 
     pixels: FloatPlane
+    deep: bool = False
+    inverted: bool = False
+    known: Mask | None = None
+    painted: FloatPlane | None = None
     pixel_aspect: float = 1.0
     index: int = 0
     box: Box | None = None

@@ -7,61 +7,87 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deepmcat_core.frame import FloatPlane, Intensity
-from deepmcat_core.levels import Counts, percentiles
-
-Mask = npt.NDArray[np.bool_]
+from deepmcat_core.frame import FloatPlane, Frame, Intensity, Mask
 
 # Rec. ITU-R BT.601: what YBR_FULL's Y is (PS3.3 C.7.6.3.1.2), and what Pillow uses.
 REC_601 = (0.299, 0.587, 0.114)
 
+# How far numbers of 32 bits and more may lie beyond the range that becomes grey, in such ranges. What is farther, such
+# as a fit that has come to nothing in a parametric map, would outshine its neighbours in a mean.
+OUTLIERS = 8.0
 
-def stretch(
+_ROUNDING = 2.0**-20  # of numbers, relative: closer ones may be the same, and resampled to other ones
+
+
+def deep_frame(
     values: npt.NDArray[Any],
     intensity: Intensity,
-    ignored: Mask | None = None,
+    unknown: Mask | None = None,
     *,
     inverted: bool = False,
-    counts: Counts | None = None,
+    wide: bool = False,
+    painted: FloatPlane | None = None,
+) -> Frame:
+    """The frame of (H, W) numbers that are to be stretched once they are at the size that is wanted.
+
+    unknown: (H, W), numbers that say nothing, such as padding; those that are not finite say nothing either. wide: they
+    are stored in 32 bits or more. inverted, painted: see `Frame`.
+    """
+    if (not_numbers := unusable(values)) is not None:
+        unknown = not_numbers if unknown is None else unknown | not_numbers
+    if unknown is not None and not unknown.any():
+        unknown = None
+    known = None if unknown is None else ~unknown
+    if wide:
+        pixels = _narrowed(values, known, intensity, inverted=inverted)
+    else:
+        pixels = values.astype(np.float32, copy=unknown is not None)
+    if unknown is not None:
+        np.copyto(pixels, 0, where=unknown)
+    return Frame(pixels=pixels, deep=True, inverted=inverted, known=known, painted=painted)
+
+
+def stretch(
+    values: npt.NDArray[Any], seen: npt.NDArray[Any], intensity: Intensity, *, inverted: bool = False
 ) -> FloatPlane:
     """(H, W) numbers as grey: the low percentile becomes 0, the high one 1, values beyond them are clipped.
 
-    ignored: (H, W), pixels that say nothing about the range, such as padding; they are stretched like the others.
-    inverted: the lowest value is white; the percentiles are then counted from the other end, so that a picture stored
-    either way looks the same. counts: how often each number occurs; None: once.
-    Where the percentiles coincide (a mask with few pixels set) minimum and maximum are used; a constant image is black.
+    seen: (N,) the numbers of which the percentiles are. inverted: the lowest value is white; the percentiles are then
+    counted from the other end, so that a picture stored either way looks the same. A constant image is black.
     """
-    used = np.s_[...] if ignored is None else ~ignored
-    known = values[used].ravel()
-    if known.size == 0:
+    ends = extent(seen, percents(intensity, inverted=inverted))
+    if ends is None:
         return np.zeros(values.shape, dtype=np.float32)
-    percents = (100 - intensity.high, 100 - intensity.low) if inverted else (intensity.low, intensity.high)
-    low, high = percentiles(known, percents, None if counts is None else counts[used].ravel())
-    if not low < high:
-        low, high = float(known.min()), float(known.max())
-    if not low < high:
-        return np.zeros(values.shape, dtype=np.float32)
-    grey = scale(values, low, high)
+    grey = scale(values, *ends)
     return 1 - grey if inverted else grey
 
 
-def deep_grey(values: npt.NDArray[Any], intensity: Intensity, counts: Counts | None, *, inverted: bool) -> FloatPlane:
-    """(H, W) numbers stretched, and those that are none black: a plane that comes without a DICOM header."""
-    ignored = unusable(values)
-    grey = stretch(values, intensity, ignored, inverted=inverted, counts=counts)
-    if ignored is not None:
-        grey[ignored] = 0
-    return grey
+def percents(intensity: Intensity, *, inverted: bool) -> tuple[float, float]:
+    """Which percentiles of stored values become the ends of grey, the lower first."""
+    return (100 - intensity.high, 100 - intensity.low) if inverted else (intensity.low, intensity.high)
 
 
-def scale(values: npt.NDArray[Any], low: float, high: float) -> FloatPlane:
-    """(H, W) numbers as grey: `low` becomes 0 and `high` 1, values beyond are clipped. low < high."""
-    # Halved before differences are taken: high - low may overflow where neither does.
+def extent(numbers: npt.NDArray[Any], percents: tuple[float, float]) -> tuple[float, float] | None:
+    """The two percentiles of (N,) numbers, or where they coincide (a mask with few pixels set) minimum and maximum.
+
+    None where those coincide too, and where there are no numbers.
+    """
+    if not numbers.size:
+        return None
+    # Halved before differences are taken: they may overflow where the numbers do not.
+    low, high = (2 * float(end) for end in np.percentile(numbers * 0.5, percents))
+    if _coincide(low, high):
+        low, high = float(numbers.min()), float(numbers.max())
+    return None if _coincide(low, high) else (low, high)
+
+
+def scale(values: npt.NDArray[Any], low: float, high: float, beyond: float = 0) -> FloatPlane:
+    """(H, W) numbers as grey: `low` becomes 0, `high` 1, values more than `beyond` outside are clipped. low < high."""
     grey = values.astype(working_type(values.dtype))
-    grey *= 0.5
+    grey *= 0.5  # see `extent`
     grey -= low / 2
     grey /= high / 2 - low / 2
-    return np.clip(grey, 0, 1, out=grey).astype(np.float32, copy=False)
+    return np.clip(grey, -beyond, 1 + beyond, out=grey).astype(np.float32, copy=False)
 
 
 def working_type(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
@@ -84,3 +110,13 @@ def unusable(values: npt.NDArray[Any]) -> Mask | None:
         return None
     finite = np.isfinite(values)
     return None if finite.all() else ~finite
+
+
+def _coincide(low: float, high: float) -> bool:
+    return not high - low > _ROUNDING * max(abs(low), abs(high))
+
+
+def _narrowed(values: npt.NDArray[Any], known: Mask | None, intensity: Intensity, *, inverted: bool) -> FloatPlane:
+    """(H, W) numbers of any size in what single precision can tell apart: what will be about grey is from 0 to 1."""
+    ends = extent(values.ravel() if known is None else values[known], percents(intensity, inverted=inverted))
+    return np.zeros(values.shape, dtype=np.float32) if ends is None else scale(values, *ends, beyond=OUTLIERS)

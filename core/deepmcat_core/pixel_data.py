@@ -23,6 +23,7 @@ from deepmcat_core.dicom_values import number, text
 from deepmcat_core.encapsulation import EncapsulatedFrames
 from deepmcat_core.errors import CorruptImage, UnsupportedImage
 from deepmcat_core.frame import Box, Limits
+from deepmcat_core.shrinking import Wanted
 
 BITS_READ = (1, 8, 16, 32, 64)
 
@@ -105,11 +106,11 @@ def stored_frames(
     layout: PixelLayout,
     indices: Sequence[int],
     limits: Limits,
-    pixels_each: Callable[[int], float] = lambda index: 1.0,
+    wanted: Callable[[int], Wanted | None] = lambda index: None,
 ) -> Iterator[StoredFrame]:
     """Decode the frames of `indices`, one at a time. Raises ImageError, and may raise what pydicom raises.
 
-    pixels_each: how many pixels of a frame, a side, become one. Where they are many, some codecs leave most out.
+    wanted: what a frame is for. Where many pixels of it become one, some codecs leave most out. None: all of it.
     """
     limits.check_frames(len(indices))
     limits.check_decoded_bytes(layout.frame_bytes * len(indices))
@@ -122,7 +123,7 @@ def stored_frames(
     encoded = {index: frames[index] for index in indices}
     codestreams = {index: _checked(frame, syntax, layout) for index, frame in encoded.items()}
     for index, frame in encoded.items():
-        shrunk = _shrunk(frame, codestreams[index], dataset, syntax, index, pixels_each(index))
+        shrunk = _shrunk(frame, codestreams[index], dataset, syntax, index, wanted(index))
         yield shrunk or _decoded(frame, codestreams[index], dataset, syntax, index)
 
 
@@ -193,20 +194,21 @@ def _stored(
 
 
 def _shrunk(
-    encoded: bytes, codestream: Codestream | None, dataset: Dataset, syntax: UID, index: int, pixels_each: float
+    encoded: bytes, codestream: Codestream | None, dataset: Dataset, syntax: UID, index: int, wanted: Wanted | None
 ) -> StoredFrame | None:
     """A frame at a part of its size; None where all of it has to be decoded."""
     signed, bits = (number(dataset, keyword) for keyword in ("PixelRepresentation", "BitsStored"))
     photometric = codecs.photometric(syntax, text(dataset, "PhotometricInterpretation"), codestream)
     if (
-        codestream is None
+        wanted is None
+        or codestream is None
         or photometric not in _PHOTOMETRIC_SHRUNK
         or codestream.signed != bool(signed)  # then its values are other ones (see pydicom's sign correction)
         or (syntax in codecs.JPEG and codestream.bits > (bits or 0))  # then some of its bits are not used
     ):
         return None
     try:
-        found = shrinking.shrunk(encoded[codestream.start :], codestream, pixels_each, is_rgb=photometric == "RGB")
+        found = shrinking.shrunk(encoded[codestream.start :], codestream, wanted, is_rgb=photometric == "RGB")
     except (
         OSError,
         ValueError,

@@ -7,6 +7,7 @@ the pixels depend on the pixels alone.
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import PIL
@@ -16,8 +17,7 @@ from deepmcat_core import shrinking
 from deepmcat_core.codestream import read_codestream
 from deepmcat_core.errors import CorruptImage, ImageTooLarge
 from deepmcat_core.frame import Box, FloatPlane, Frame, FramePolicy, Image, Intensity, Limits
-from deepmcat_core.intensity import deep_grey, luminance
-from deepmcat_core.levels import by_level
+from deepmcat_core.intensity import deep_frame, luminance
 
 MAX_PAGES = 10_000  # of a TIFF: counting them means walking a chain that the file's author has laid
 _PHOTOMETRIC_INTERPRETATION = 262  # the TIFF tag; 0 is "white is zero"
@@ -80,7 +80,9 @@ def _check_sizes(image: PillowImage.Image, indices: tuple[int, ...], limits: Lim
 
 def _frame(image: PillowImage.Image, index: int, intensity: Intensity, box: Box | None) -> Frame:
     _turn_to(image, index)
-    return Frame(pixels=_grey(image, intensity), index=index, box=box)
+    if image.mode.startswith(("I", "F")):
+        return replace(_deep(image, intensity), index=index)
+    return Frame(pixels=_grey(image), index=index, box=box)
 
 
 def _turn_to(image: PillowImage.Image, index: int) -> None:
@@ -88,16 +90,14 @@ def _turn_to(image: PillowImage.Image, index: int) -> None:
         image.seek(index)
 
 
-def _grey(image: PillowImage.Image, intensity: Intensity) -> FloatPlane:
+def _grey(image: PillowImage.Image) -> FloatPlane:
     if image.mode in ("1", "L", "LA"):
         return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
-    if image.mode.startswith(("I", "F")):
-        return _deep_grey(image, intensity)
     return luminance(np.asarray(image.convert("RGB")), white=255)
 
 
-def _deep_grey(image: PillowImage.Image, intensity: Intensity) -> FloatPlane:
+def _deep(image: PillowImage.Image, intensity: Intensity) -> Frame:
     values = np.asarray(image)
     # Pillow inverts eight-bit "white is zero" itself, and deeper ones not.
     inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_INTERPRETATION) == 0
-    return by_level(values, lambda numbers, counts: deep_grey(numbers, intensity, counts, inverted=inverted))
+    return deep_frame(values, intensity, inverted=inverted, wide=values.dtype.itemsize > 2)

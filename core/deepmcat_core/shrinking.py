@@ -5,7 +5,9 @@ one and what to add to double it, again and again; JPEG stores blocks of 8 by 8 
 Pillow (OpenJPEG, libjpeg-turbo) stops at a half, a quarter, an eighth. What remains has at least some pixels for each
 that is wanted, so that the resampling that follows decides what the picture looks like, and not the codec's own filter.
 
-Only where grey is a straight line over stored values: means of palette indices or of padding are nothing.
+Only where grey is a straight line over stored values: means of palette indices or of padding are nothing. And only
+where the codec's filter does not show: either filter averages away what is finer than a pixel, such as noise, but what
+they leave of it differs, and a stretch enlarges that as much as the picture is faint. Such a one is decoded in full.
 """
 
 from __future__ import annotations
@@ -27,6 +29,21 @@ from deepmcat_core.frame import Box
 # Pixels that remain for each that is wanted, a side. Every halving makes JPEG 2000 four times as fast, and JPEG, which
 # has to read all of its code, hardly.
 MARGIN_JPEG_2000, MARGIN_JPEG = 2, 4
+
+# Which part of the range that becomes grey may be as fine as the remaining pixels, their rounding to whole numbers
+# included. About a tenth of it is what filters differ by.
+MAX_FINE = 10 / 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a frame is decoded for.
+
+    pixels_each: see `pixels_each`. percents: the percentiles of monochrome values that become black and white.
+    """
+
+    pixels_each: float
+    percents: tuple[float, float] = (0.0, 100.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +72,37 @@ def decoder(times: int) -> str:
     return f"pillow {PIL.__version__}" + (f" at 1/{2**times}" if times else "")
 
 
-def shrunk(frame: bytes, codestream: Codestream, pixels_each: float, *, is_rgb: bool) -> Shrunk | None:
-    """A frame at a part of its size; None where that part is all of it.
+def shrunk(frame: bytes, codestream: Codestream, wanted: Wanted, *, is_rgb: bool) -> Shrunk | None:
+    """A frame at a part of its size; None where it has to be all of it.
 
     is_rgb: what three components are, RGB or luminance and chroma. May raise what Pillow raises.
     """
-    times = halvings(codestream, pixels_each)
+    times = halvings(codestream, wanted.pixels_each)
     if times < 1 or codestream.bits > 16 or (codestream.components == 3 and codestream.bits != 8):
         return None
-    return (_jpeg_2000 if codestream.is_wavelet else _jpeg)(frame, codestream, times, is_rgb=is_rgb)
+    found = (_jpeg_2000 if codestream.is_wavelet else _jpeg)(frame, codestream, times, is_rgb=is_rgb)
+    luminance = found.values.ndim == 3  # grey already
+    part = fine(found.values[..., 0], None) if luminance else fine(found.values, wanted.percents)
+    return found if part <= MAX_FINE else None
+
+
+def fine(values: npt.NDArray[Any], percents: tuple[float, float] | None) -> float:
+    """How much of the range of (h, w) values is as fine as a pixel: their mean distance from their neighbours' mean.
+
+    percents: the percentiles between which the range is, taken at half the size, where what is fine does not widen it;
+    None: it is all of eight bits.
+    """
+    rows, columns = (side // 2 * 2 for side in values.shape)
+    if min(rows, columns) < 4:
+        return math.inf  # too thin to say
+    v = values.astype(np.float32)
+    neighbours = v[:-2, 1:-1] + v[2:, 1:-1] + v[1:-1, :-2] + v[1:-1, 2:]
+    grain = float(np.abs(v[1:-1, 1:-1] - neighbours / 4).mean())
+    if percents is None:
+        return (grain + 1) / 255
+    halves = v[0:rows:2, 0:columns:2] + v[1:rows:2, 0:columns:2] + v[0:rows:2, 1:columns:2] + v[1:rows:2, 1:columns:2]
+    low, high = np.percentile(halves / 4, percents)
+    return (grain + 1) / float(high - low) if high > low else math.inf
 
 
 def _jpeg(frame: bytes, codestream: Codestream, times: int, *, is_rgb: bool) -> Shrunk:

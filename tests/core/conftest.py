@@ -6,6 +6,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from deepmcat_core.decoding import decode
-from deepmcat_core.frame import FramePolicy, Image, Intensity, Limits
+from deepmcat_core.frame import Frame, FramePolicy, Image, Intensity, Limits
+from deepmcat_core.intensity import stretch
 
 CORPUS = (Path(pydicom.__file__).parent / "data" / "test_files", Path(data_store.__file__).parent / "data")
 
@@ -93,16 +95,29 @@ def make_dicom() -> MakeDicom:
 
 @pytest.fixture(scope="session")
 def decode_image() -> Decode:
-    """`decode` with a stretch from minimum to maximum, so that expected values are easy to write down."""
+    """`decode`, and deep numbers stretched from minimum to maximum at the size that they are stored in.
+
+    So expected values are easy to write down.
+    """
 
     def run(
         source: Any, *, mode: Any = "percentile", count: int = 1, limits: Limits | None = None, side: int | None = None
     ) -> Image:
         intensity = Intensity(mode=mode, low=0, high=100)
         frames = FramePolicy(count=count)
-        return decode(source, intensity=intensity, frames=frames, limits=limits or Limits(), side=side)
+        image = decode(source, intensity=intensity, frames=frames, limits=limits or Limits(), side=side)
+        return replace(image, frames=tuple(_as_grey(frame, intensity) for frame in image.frames))
 
     return run
+
+
+def _as_grey(frame: Frame, intensity: Intensity) -> Frame:
+    if not frame.deep:
+        return frame
+    known = np.ones(frame.pixels.shape, dtype=bool) if frame.known is None else frame.known
+    grey = stretch(frame.pixels, frame.pixels[known], intensity, inverted=frame.inverted) * known
+    grey = grey if frame.painted is None else grey + frame.painted
+    return replace(frame, pixels=grey, deep=False, inverted=False, known=None, painted=None)
 
 
 @pytest.fixture(scope="session")

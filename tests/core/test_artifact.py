@@ -137,8 +137,8 @@ def test_a_calibration_of_other_values(artifact_folder: Path, name: str, tensor:
         ("metric", None),
         ("frames", {"count": 0}),
         ("frames", 3),
-        ("preprocessing", {"version": 2, "size": 32, "intensity": {}}),
-        ("preprocessing", {"version": 1, "size": 4, "intensity": {}}),
+        ("preprocessing", {"version": 1, "size": 32, "intensity": {}}),
+        ("preprocessing", {"version": 2, "size": 4, "intensity": {}}),
         ("k", "many"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +56,18 @@ def test_a_version_of_preprocessing_gives_the_same_bytes_for_ever(height, width,
     assert GOLDEN[f"{height}x{width} aspect {aspect} to {size}"] == digest(Preprocessing(size=size).apply(frame))
 
 
+@pytest.mark.parametrize(("height", "width"), [(300, 200), (40, 30)])
+def test_deep_numbers_give_the_same_bytes_for_ever(height, width):
+    """Golden pixels of what is stretched at the size that is wanted, with padding and something painted over it."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    known = np.hypot(rows - height / 2, columns - width / 2) < 0.45 * width
+    numbers = np.where(known, 1000 * ramp_and_checkers(height, width) - 300, 0).astype(np.float32)
+    painted = ((rows < 9) & (columns < 9)).astype(np.float32) / 2
+    frame = Frame(pixels=numbers, deep=True, inverted=True, known=known, painted=painted)
+
+    assert GOLDEN[f"deep {height}x{width}"] == digest(Preprocessing(size=128).apply(frame))
+
+
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_lossless_files_give_the_same_bytes_for_ever(name, corpus_bytes):
     """Golden pixels from file to plane, for syntaxes whose decoders must agree to the bit."""
@@ -103,6 +116,84 @@ def test_shrinking_averages_over_all_pixels():
     assert set(np.unique(plane[2:-2, 2:-2])) <= {127, 128}
 
 
+def deep(numbers: np.ndarray, **options: Any) -> Frame:
+    return Frame(pixels=numbers.astype(np.float32), deep=True, **options)
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_noise_does_not_decide_the_contrast(noise):
+    """What is averaged away does not widen the range that becomes grey."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[0:1024, 0:1024] / 1024
+    picture = 0.5 + 0.3 * np.sin(9 * rows) * np.cos(7 * columns)
+    noisy = picture + rng.normal(0, noise, picture.shape)
+
+    clean, seen = (Preprocessing(size=64).apply(deep(numbers)).astype(int) for numbers in (picture, noisy))
+
+    assert np.abs(clean - seen).mean() < 3
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (9, 200), (200, 9)])
+def test_the_range_is_of_numbers_that_there_are(shape):
+    """Enlarging makes up none: a bright pixel between others is as bright as it was, in either direction."""
+    numbers = np.full(shape, 20.0)
+    numbers[shape[0] // 2, shape[1] // 2], numbers[2, 3] = 100, 10
+    enlarging = Preprocessing(size=208, intensity=Intensity(low=0, high=100))
+
+    plane = enlarging.apply(deep(numbers))
+
+    np.testing.assert_array_equal(plane, enlarging.apply(Frame(pixels=((numbers - 10) / 90).astype(np.float32))))
+
+
+@pytest.mark.parametrize("side", [40, 700])
+def test_padding_says_nothing(side):
+    """Nor does what pixels that are not known are next to: as grey as without padding, and black in proportion."""
+    rows, columns = np.mgrid[0:side, 0:side] / side
+    known = columns >= 0.5
+    numbers = np.where(known, 1000 + 20 * rows, 0)
+    how = Preprocessing(size=64)
+
+    plane = how.apply(deep(numbers, known=known)).astype(int)
+
+    assert not plane[:, :31].any()
+    np.testing.assert_allclose(plane[:, 34:], how.apply(deep(1000 + 20 * rows))[:, 34:], atol=1)
+    cover = how.apply(Frame(pixels=known.astype(np.float32))) / 255
+    np.testing.assert_allclose(plane, cover * plane[:, 50:51], atol=1)
+
+
+def test_what_is_painted_is_as_bright_as_it_is():
+    """Over pixels that are not known, whatever the range of the others."""
+    painted = np.zeros((256, 256), dtype=np.float32)
+    painted[:128] = 0.4
+    numbers = np.tile(np.arange(256.0), (256, 1)) * (painted == 0)
+
+    plane = Preprocessing(size=64).apply(deep(numbers, known=painted == 0, painted=painted))
+
+    assert (plane[:31] == 102).all()
+    assert plane[33:].min() == 0
+    assert plane[33:].max() == 255
+
+
+def test_inverted_numbers_are_the_negative():
+    """The percentiles are counted from the other end."""
+    numbers = np.random.default_rng(0).normal(size=(300, 300)) ** 3
+
+    plane = Preprocessing(size=64).apply(deep(numbers))
+    negative = Preprocessing(size=64).apply(deep(-numbers, inverted=True))
+
+    np.testing.assert_allclose(plane.astype(int), negative, atol=1)
+
+
+@pytest.mark.parametrize("value", [0.0, -1000.0, 0.1, 65535.0])
+def test_what_is_constant_is_black(value):
+    """Under padding too, where means are quotients and so not all the same to the last bit."""
+    known = np.random.default_rng(0).random((301, 299)) < 0.3
+    for mask in (None, known, np.zeros_like(known)):
+        numbers = np.full(known.shape, value) * (1 if mask is None else mask)
+
+        assert not Preprocessing(size=64).apply(deep(numbers, known=mask)).any()
+
+
 def test_a_manifest_round_trip_keeps_everything():
     """What is recorded in an artifact is what comes back."""
     preprocessing = Preprocessing(size=96, intensity=Intensity(mode="window", low=2, high=98))
@@ -114,9 +205,9 @@ def test_a_manifest_round_trip_keeps_everything():
     "data",
     [
         {},
-        {"version": 2, "size": 128, "intensity": {}},
-        {"version": 1, "size": 8, "intensity": {}},
-        {"version": 1, "size": 128, "intensity": {"x": 1}},
+        {"version": 1, "size": 128, "intensity": {}},
+        {"version": 2, "size": 8, "intensity": {}},
+        {"version": 2, "size": 128, "intensity": {"x": 1}},
     ],
 )
 def test_a_preprocessing_of_another_release_is_refused(data):

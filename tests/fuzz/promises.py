@@ -138,8 +138,12 @@ def _check_image(image: Image, source: ImageSource, options: ReadOptions) -> str
             raise BrokenPromise("a frame that is no plane of float32 within the limits")
         if isinstance(source, RawPlane) and pixels.shape != (source.rows, source.columns):
             raise BrokenPromise("a raw plane of another shape")
-        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            raise BrokenPromise("a pixel that is not from 0 to 1")
+        if not np.isfinite(pixels).all():
+            raise BrokenPromise("a pixel that is no number")
+        if not frame.deep and not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise BrokenPromise("grey that is not from 0 to 1")
+        if any(other is not None and other.shape != pixels.shape for other in (frame.known, frame.painted)):
+            raise BrokenPromise("a mask of another shape than its frame")
         if not 1 / MAX_ASPECT <= frame.pixel_aspect <= MAX_ASPECT:
             raise BrokenPromise("a pixel aspect that cannot be")
     return ""
