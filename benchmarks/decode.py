@@ -39,7 +39,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from rich.console import Console
 
 from deepmcat_core.frame import Frame, FramePolicy
-from deepmcat_core.intensity import luminance, scale
+from deepmcat_core.intensity import luminance
 from deepmcat_core.planes import ReadOptions, read_planes
 from deepmcat_core.preprocessing import Preprocessing
 
@@ -131,11 +131,9 @@ def peer(item: Object, plugin: str, *, whole: bool = False) -> Way:
         pixels = pixel_array(dataset, index=index, decoding_plugin=_plugin(dataset, plugin))
         pixels = pixels[item.frame] if whole else pixels
         if pixels.ndim == 3:
-            grey = luminance(pixels, 255)
-        else:
-            values = apply_modality_lut(pixels, dataset)
-            grey = scale(values, *(float(v) for v in np.percentile(values, (1, 99))))
-        return PREPROCESSING.apply(Frame(pixels=grey))
+            return PREPROCESSING.apply(Frame(pixels=luminance(pixels, 255)))
+        values = apply_modality_lut(pixels, dataset)
+        return PREPROCESSING.apply(Frame(pixels=values.astype(np.float32, copy=False), deep=True))
 
     return run
 

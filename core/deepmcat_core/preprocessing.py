@@ -39,7 +39,9 @@ class Preprocessing:
     def __post_init__(self) -> None:
         """Refuse versions and sizes that this release does not know."""
         if self.version != VERSION:
-            raise ArtifactFormat(f"preprocessing version is {self.version}; this release knows version {VERSION}")
+            raise ArtifactFormat(
+                f"preprocessing version is {self.version}; this release knows {VERSION}: prepare and train again"
+            )
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             raise ArtifactFormat(f"preprocessing size is {self.size}; {MIN_SIZE} to {MAX_SIZE} is allowed")
 

@@ -335,6 +335,24 @@ def test_what_must_not_be_averaged_is_not(encode, attributes, mode, make_dicom):
     np.testing.assert_array_equal(full(data, options), read.planes)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "JPEG2000.dcm",
+        "MR2_J2KI.dcm",
+        "MR2_J2KR.dcm",
+        "RG1_J2KI.dcm",
+        "RG1_J2KR.dcm",
+        "RG3_J2KI.dcm",
+        "RG3_J2KR.dcm",
+        "explicit_VR-UN.dcm",
+    ],
+)
+def test_real_files_look_the_same(name, corpus_bytes):
+    """At the usual size, from several manufacturers."""
+    assert_alike(corpus_bytes(name), ReadOptions())
+
+
 def test_a_transform_of_few_levels_is_halved_as_often(make_dicom):
     """A codestream has the sizes that its encoder put into it, and no smaller."""
     values = phantom((512, 512), 8)
