@@ -147,6 +147,7 @@ class StreamCall(Generic[Key]):
     async def _next_message(self, rpc: Any) -> Any:
         stall_s = self._settings.stall_s
         read = asyncio.ensure_future(rpc.read())
+        read.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # looked at, also if nobody waits
         while not (await asyncio.wait({read}, timeout=stall_s))[0]:
             idle_s = self._loop.time() - self._moved_at
             if self.unanswered and idle_s >= stall_s:
