@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC, SIZ (ISO/IEC 15444-1 A.4.1, A.5.1)
 _J2K_CODING, _J2K_TILE = 0xFF52, 0xFF90  # COD (A.6.1) is before the first SOT (A.4.2)
+_JP2_START = b"\0\0\0\x0cjP  \r\n\x87\n"  # the signature box (I.5.1)
+_CODESTREAM_BOX = b"jp2c"  # (I.5.4)
 _PALETTE_BOX = b"pclr"  # of a JP2 file (I.5.3.4)
 _JPEG_START = b"\xff\xd8"
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, and JPEG-LS's SOF55
 _COSINE_MARKERS = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: blocks of 8 by 8
-_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
+_SCAN = 0xDA  # SOS: what a frame says of itself is before it
+_ALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # markers without a length
 _JFIF, _ADOBE = (0xE0, b"JFIF"), (0xEE, b"Adobe")
 _RGB_IDS = (b"RGB", b"rgb")
 
@@ -41,10 +44,26 @@ class Codestream:
 
 def read_codestream(frame: bytes) -> Codestream | None:
     """What the markers of a JPEG, JPEG-LS, JPEG 2000 or HTJ2K frame say; None where it cannot be told."""
-    start = frame.find(_J2K_START, 0, 4096)  # a JP2 file around the codestream is wrong in DICOM, and occurs
-    if start >= 0:
-        return _from_siz(frame, start)
-    return _from_sof(frame) if frame.startswith(_JPEG_START) else None
+    if frame.startswith(_JPEG_START):
+        return _from_sof(frame)
+    start = _boxed(frame) if frame.startswith(_JP2_START) else 0  # such a file is wrong in DICOM, and occurs
+    return _from_siz(frame, start) if frame.startswith(_J2K_START, start) else None
+
+
+def _boxed(frame: bytes) -> int:
+    """Where the codestream of a JP2 file begins (ISO/IEC 15444-1 I.4); the file's end where it has none."""
+    offset = 0
+    while offset + 8 <= len(frame):
+        length, kind = int.from_bytes(frame[offset : offset + 4], "big"), frame[offset + 4 : offset + 8]
+        header = 16 if length == 1 else 8
+        if kind == _CODESTREAM_BOX:
+            return offset + header
+        if length == 1:
+            length = int.from_bytes(frame[offset + 8 : offset + 16], "big")
+        if length < header:  # 0: to the end of the file
+            break
+        offset += length
+    return len(frame)
 
 
 def _from_siz(frame: bytes, start: int) -> Codestream | None:
@@ -83,11 +102,18 @@ def _j2k_levels(frame: bytes, offset: int) -> int:
 
 def _from_sof(frame: bytes) -> Codestream | None:
     offset, is_rgb, is_jfif = 2, None, False
-    while offset + 4 <= len(frame) and frame[offset] == 0xFF:
+    while offset + 4 <= len(frame):
+        if frame[offset] != 0xFF:  # decoders pass over what is no marker, and go on
+            offset = frame.find(b"\xff", offset)
+            if offset < 0:
+                break
+            continue
         marker = frame[offset + 1]
         if marker == 0xFF:  # fill
             offset += 1
             continue
+        if marker == _SCAN:
+            break
         if marker in _ALONE:
             offset += 2
             continue

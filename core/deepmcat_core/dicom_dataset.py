@@ -47,6 +47,7 @@ ATTRIBUTES = (
 )  # fmt: skip
 
 _CHARACTER_SET = 0x00080005
+_MAX_CHARACTER_SET_BYTES = 1024  # a few names of sets; each is looked up, so a longer one counts as absent
 _PIXELS = frozenset({FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA, PIXEL_DATA})
 
 WITH_PIXELS: Mapping[int, BaseTag] = {
@@ -71,7 +72,8 @@ class SparseDataset(Dataset):
         self._sequences = seen.items
         self._is_empty = seen.is_empty
         self._items: dict[tuple[str, int], SparseDataset | None] = {}
-        if (own := seen.elements.get(WITH_PIXELS[_CHARACTER_SET])) is not None:
+        own = seen.elements.get(WITH_PIXELS[_CHARACTER_SET])
+        if own is not None and len(own.value or b"") <= _MAX_CHARACTER_SET_BYTES:
             character_set = convert_encodings(convert_raw_data_element(own).value)
         self._python_encodings = character_set
         self.set_original_encoding(encoding.implicit, encoding.little_endian, character_set or convert_encodings(None))

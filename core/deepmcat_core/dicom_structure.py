@@ -28,6 +28,7 @@ FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA, PIXEL_DATA = 0x7FE00008, 0x7FE00009, 
 UNDEFINED = 0xFFFFFFFF
 
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_SEQUENCE_END_BYTES = {True: b"\xfe\xff\xdd\xe0", False: b"\xff\xfe\xe0\xdd"}
 _ITEM_BYTES = b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _VRS = _LONG_VRS | {
@@ -145,6 +146,16 @@ def outline(
                 offset += 0 if length == UNDEFINED else length
                 if tag >= PIXEL_DATA:
                     break
+        elif length == UNDEFINED and _is_encapsulated(tag, vr):
+            past = _past_fragments(data, value, encoding.little_endian)
+            if past is None:
+                seen.broken_off = True
+                return seen
+            offset, fragments = past
+            elements += fragments
+            limits.check_elements(elements)
+            if here is outside:
+                seen.is_empty = False
         elif _is_sequence(data, tag, vr, length, value):
             depth += 1
             if depth > limits.max_depth:
@@ -218,6 +229,35 @@ def _is_sequence(data: bytes, tag: int, vr: bytes, length: int, value: int) -> b
         return dictionary_VR(tag) == "SQ"
     except KeyError:  # not in the dictionary: private, and left as bytes
         return False
+
+
+def _is_encapsulated(tag: int, vr: bytes) -> bool:
+    """Whether a value of undefined length is in fragments (PS3.5 A.4): of an icon, or private. Else it has items."""
+    if vr:
+        return vr not in (b"SQ", b"UN")
+    try:
+        return dictionary_VR(tag).startswith("O")  # OB, OW and those that may be either
+    except KeyError:
+        return False
+
+
+def _past_fragments(data: bytes, offset: int, little_endian: bool) -> tuple[int, int] | None:
+    """The end of encapsulated data, and how many fragments there are, by their lengths; None where they do not end.
+
+    Where a fragment is none, the delimiter is looked for, as pydicom does.
+    """
+    begin, fragments, plain = offset, 0, _PLAIN[little_endian]
+    while offset + _HEADER <= len(data):
+        group, number, length = plain.unpack_from(data, offset)
+        offset += _HEADER
+        if group << 16 | number == _SEQUENCE_END:
+            return offset, fragments
+        if group << 16 | number != _ITEM or length == UNDEFINED:
+            break
+        offset += length
+        fragments += 1
+    found = data.find(_SEQUENCE_END_BYTES[little_endian], begin)
+    return None if found < 0 else (found + _HEADER, fragments)
 
 
 def _raw(tag: BaseTag, vr: bytes, length: int, value: bytes, at: int, encoding: Encoding) -> RawDataElement:

@@ -18,6 +18,7 @@ from deepmcat_core import dicom_dataset
 from deepmcat_core.dicom_dataset import ATTRIBUTES, SparseDataset
 from deepmcat_core.dicom_file import read_dicom_file
 from deepmcat_core.dicom_values import functional_group, item, number, numbers, texts
+from deepmcat_core.errors import ImageTooLarge
 from deepmcat_core.frame import Limits
 from deepmcat_core.translation import translated
 
@@ -196,3 +197,51 @@ def test_items_without_number_make_no_objects(make_dicom):
     assert item(dataset, "PerFrameFunctionalGroupsSequence", many - 1) is not None
     assert item(dataset, "PerFrameFunctionalGroupsSequence", many) is None
     assert len(dataset._items) == 2
+
+
+def fragments(*parts: bytes) -> bytes:
+    """Encapsulated data behind an empty offset table, with its end."""
+    return b"".join(ITEM + struct.pack("<L", len(part)) + part for part in (b"", *parts)) + SEQUENCE_END
+
+
+def long_element(group: int, number: int, vr: bytes, value: bytes, length: bytes = UNDEFINED) -> bytes:
+    """An element with a length of four bytes in Explicit VR Little Endian."""
+    return struct.pack("<HH", group, number) + vr + bytes(2) + length + value
+
+
+@pytest.mark.parametrize("odd", [b"\xfe\xff\xdd\xe0\x01\x02", b"\x28\x00\x10\x00US\xff\xff" * 9, bytes(range(250))])
+def test_encapsulated_data_before_the_image_are_passed_over(odd, make_dicom):
+    """Of an icon (PS3.3 C.7.6.1.1.6) or private: whatever their bytes look like, what comes after is read."""
+    plain = make_dicom(STEPS)
+    icon = long_element(0x7FE0, 0x0010, b"OB", fragments(odd, odd))
+    for elements in (
+        sequence(0x0088, 0x0200, ITEM + UNDEFINED + icon + ITEM_END),
+        sequence(0x0088, 0x0200, ITEM + struct.pack("<L", len(icon)) + icon),
+        struct.pack("<HH2sH", 0x0099, 0x0010, b"LO", 4) + b"MINE" + long_element(0x0099, 0x1001, b"OB", fragments(odd)),
+    ):
+        found = read(spliced(plain, elements))
+
+        assert (found.Rows, found.Columns) == STEPS.shape
+        assert found.PixelData == STEPS.tobytes()
+
+
+def test_encapsulated_data_that_do_not_end_are_broken_off(make_dicom):
+    """Nothing after them can be found."""
+    data = spliced(make_dicom(STEPS), long_element(0x0099, 0x1001, b"OB", ITEM + struct.pack("<L", 4) + b"abcd"))
+    assert "PixelData" not in read(data)
+
+
+def test_fragments_count_as_elements(make_dicom):
+    """A flood of them before the image is refused as one of elements is."""
+    flood = long_element(0x0099, 0x1001, b"OB", fragments(*[b""] * (Limits().max_elements + 1)))
+    with pytest.raises(ImageTooLarge, match="elements"):
+        read(spliced(make_dicom(STEPS), flood))
+
+
+def test_a_long_character_set_counts_as_absent(make_dicom):
+    """Each of its values would be looked up; a few are allowed, and text is read as if there were none."""
+    assert read(make_dicom(STEPS, SpecificCharacterSet="ISO_IR 192")).original_character_set == ["UTF8"]
+    long = long_element(0x0008, 0x0005, b"UC", b"\\".join([b"ISO_IR 192"] * 500), struct.pack("<L", 5499))
+    data = make_dicom(STEPS)
+    at = data.index(b"\x08\x00\x16\x00")
+    assert read(data[:at] + long + data[at:]).original_character_set == read(data).original_character_set

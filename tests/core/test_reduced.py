@@ -387,3 +387,26 @@ def test_a_margin_is_left(rows: int, columns: int, aspect: float, side: int) -> 
 
         assert times == 0 or min(scale, scale / aspect) * (1 + 1e-9) >= margin * 2**times
         assert min(scale, scale / aspect) < margin * 2 ** (times + 1) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("share", [0.12, 0.2])
+def test_fine_detail_in_a_part_stays_in_that_part(share, make_dicom):
+    """A patch of noise in a smooth picture: the mean holds, the rest of the picture, and a wider bound in the patch."""
+    side, options = 512, ReadOptions()
+    rows, columns = np.mgrid[0:side, 0:side] - side / 2
+    patch = round(share * side)
+    values = 1000 + 600 * np.exp(-(rows**2 + columns**2) / 20000)
+    values[40 : 40 + patch, 40 : 40 + patch] = np.random.default_rng(0).random((patch, patch)) * 4095
+    stored = values.astype(np.uint16)
+    encoded = [bytes(encode_openjpeg(stored, 12, 0))]
+    data = make_dicom(stored, syntax=JPEG2000Lossless, encoded=encoded, BitsStored=12, HighBit=11)
+
+    read = read_planes(data, options)
+
+    assert read.decoder.endswith(" at 1/2")
+    difference = np.abs(read.planes.astype(int) - full(data, options))[0]
+    assert difference.mean() <= MEAN
+    assert np.quantile(difference, 0.999) <= 35
+    reach = (40 + patch) // 4 + 3  # in pixels of the plane, with what the filters reach
+    difference[:reach, :reach] = 0
+    assert difference.max() <= MOST
