@@ -9,6 +9,7 @@ from typing import Any, Literal
 from benchmarks.serving.artifacts import LITE0, VGG
 
 Found = Mapping[str, Any]
+PLAIN = ("plain asyncio servicer", "plain, queue of 64")
 Form = Literal["share", "times", "count", "seconds"]
 
 
@@ -69,10 +70,10 @@ def _worst(servers: Found, name: str) -> float:
 
 
 def _over_plain(found: Found) -> float:
+    """Over the better of those that one would write oneself, with a queue that ends and without."""
     servers = _kept_up(found["overloaded"])
-    return servers["ours"]["good_per_s"]["median"] / max(
-        1e-9, servers["plain asyncio servicer"]["good_per_s"]["median"]
-    )
+    plain = max(of["good_per_s"]["median"] for name, of in servers.items() if name in PLAIN)
+    return servers["ours"]["good_per_s"]["median"] / max(1.0, plain)
 
 
 def _lowest(found: Found, *keys: str) -> float:
@@ -120,8 +121,8 @@ GOALS = (
         got=lambda f: f["ratios"]["plain asyncio servicer"]["median"],
     ),
     Goal(
-        row="plain", text="the same at overload, answered in time", limit=2.0, at_least=True, form="times",
-        got=_over_plain,
+        row="plain", text="the same at overload, answered in time, over the better of two", limit=2.0, at_least=True,
+        form="times", got=_over_plain,
     ),
     Goal(
         row="plain", text="images/s over those of eager torch in one", limit=5.0, at_least=True, form="times",
