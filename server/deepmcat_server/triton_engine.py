@@ -122,7 +122,7 @@ class Model:
         except grpc.RpcError as error:
             code = error.code()
             if code in _MOMENTARY:
-                raise EncoderUnavailable(f"the encoder's Triton answered {code.name}; send the image again") from error
+                raise EncoderUnavailable(f"the encoder's Triton answered {code.name}; try again") from error
             raise InferenceError(f"the encoder's Triton answered {code.name}") from error
 
 
