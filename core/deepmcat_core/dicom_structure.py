@@ -10,7 +10,6 @@ Where an element is not written as the standard says, it is taken as pydicom tak
 
 from __future__ import annotations
 
-import io
 import math
 import struct
 from collections.abc import Mapping
@@ -18,8 +17,7 @@ from dataclasses import dataclass, field
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement, empty_value_for_VR
-from pydicom.fileutil import read_undefined_length_value
-from pydicom.tag import BaseTag, SequenceDelimiterTag
+from pydicom.tag import BaseTag
 
 from deepmcat_core.errors import ImageTooLarge
 from deepmcat_core.frame import Limits
@@ -28,8 +26,8 @@ FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA, PIXEL_DATA = 0x7FE00008, 0x7FE00009, 
 UNDEFINED = 0xFFFFFFFF
 
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_ITEM_BYTES = {True: b"\xfe\xff\x00\xe0", False: b"\xff\xfe\xe0\x00"}  # by whether it is little endian
 _SEQUENCE_END_BYTES = {True: b"\xfe\xff\xdd\xe0", False: b"\xff\xfe\xe0\xdd"}
-_ITEM_BYTES = b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _VRS = _LONG_VRS | {
     b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
@@ -223,7 +221,7 @@ def _item_level(data: bytes, value: int, length: int, encoding: Encoding) -> _Le
 def _is_sequence(data: bytes, tag: int, vr: bytes, length: int, value: int) -> bool:
     if length == UNDEFINED or vr == b"SQ":
         return True
-    if vr not in (b"", b"UN") or data[value : value + 4] not in _ITEM_BYTES:
+    if vr not in (b"", b"UN") or data[value : value + 4] not in _ITEM_BYTES.values():
         return False
     try:
         return dictionary_VR(tag) == "SQ"
@@ -246,18 +244,14 @@ def _past_fragments(data: bytes, offset: int, little_endian: bool) -> tuple[int,
 
     Where a fragment is none, the delimiter is looked for, as pydicom does.
     """
-    begin, fragments, plain = offset, 0, _PLAIN[little_endian]
-    while offset + _HEADER <= len(data):
-        group, number, length = plain.unpack_from(data, offset)
-        offset += _HEADER
-        if group << 16 | number == _SEQUENCE_END:
-            return offset, fragments
-        if group << 16 | number != _ITEM or length == UNDEFINED:
-            break
-        offset += length
+    begin, fragments = offset, 0
+    item, end = _ITEM_BYTES[little_endian], _SEQUENCE_END_BYTES[little_endian]
+    while data.startswith(item, offset) and offset + _HEADER <= len(data):
+        offset += _HEADER + _LONG[little_endian].unpack_from(data, offset + 4)[0]
         fragments += 1
-    found = data.find(_SEQUENCE_END_BYTES[little_endian], begin)
-    return None if found < 0 else (found + _HEADER, fragments)
+    if not data.startswith(end, offset):
+        offset = data.find(end, begin)
+    return None if offset < 0 else (offset + _HEADER, fragments)
 
 
 def _raw(tag: BaseTag, vr: bytes, length: int, value: bytes, at: int, encoding: Encoding) -> RawDataElement:
@@ -273,12 +267,10 @@ def _keep_pixels(
     """Pixel data to their end; where they have none, they are left out."""
     _, vr, length, value = found
     if length == UNDEFINED:
-        file = io.BytesIO(data)
-        file.seek(value)
-        try:
-            pixels = read_undefined_length_value(file, encoding.little_endian, SequenceDelimiterTag) or b""
-        except EOFError:
+        past = _past_fragments(data, value, encoding.little_endian)
+        if past is None:
             return
+        pixels = data[value : past[0] - _HEADER]
     else:
         pixels = data[value : value + length]
     seen.elements[tag] = _raw(tag, vr, length, pixels, value, encoding)
