@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from deepmcat_core.artifact import Artifact
 from deepmcat_core.categorizer import Categorizer
 from deepmcat_core.engine import Engine
 from deepmcat_core.frame import ImageSource
+from deepmcat_core.logs import JsonFormatter
 from deepmcat_core.planes import Planes, ReadOptions, read_planes
 from deepmcat_server.app import Running, run_server
 from deepmcat_server.config import Settings
@@ -148,6 +150,21 @@ def serving_fixture(artifact: Artifact, held: HeldEngine) -> Serving:
             )
 
     return serving
+
+
+@pytest.fixture(name="log")
+def log_fixture() -> Iterator[io.StringIO]:
+    """Everything that is logged, as the server's own formatter writes it."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    root, ours = logging.getLogger(), logging.getLogger("deepmcat")
+    level = ours.level
+    root.addHandler(handler)
+    ours.setLevel(logging.DEBUG)
+    yield stream
+    ours.setLevel(level)
+    root.removeHandler(handler)
 
 
 @pytest.fixture(name="program")

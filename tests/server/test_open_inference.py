@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tests.outputs import check_outputs
 
 from deepmcat_core.assigner import Assignment
 
@@ -39,17 +40,7 @@ def wanted(*names: str) -> list[Any]:
 
 def check(result: Any, assignments: Sequence[Assignment]) -> None:
     """The outputs of a result say what these assignments do."""
-    expected = {
-        "cluster": [a.cluster_id for a in assignments],
-        "category_id": [a.category_id.encode() for a in assignments],
-        "category": [a.category.encode() for a in assignments],
-        "outlier": [bool(a.outlier) for a in assignments],
-    }
-    for name, values in expected.items():
-        assert result.as_numpy(name).tolist() == values, name
-    np.testing.assert_allclose(result.as_numpy("distance"), [a.distance for a in assignments], atol=1e-6)
-    p_values = [np.nan if a.p_value is None else a.p_value for a in assignments]
-    np.testing.assert_allclose(result.as_numpy("p_value"), p_values)
+    check_outputs({name: result.as_numpy(name) for name in OUTPUTS[1:]}, assignments)
 
 
 async def refused(call: Any) -> Any:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import json
-import logging
 import urllib.request
 import warnings
 
@@ -34,25 +33,10 @@ from pydicom.uid import (
 
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
-from deepmcat_core.logs import FIELDS, JsonFormatter
+from deepmcat_core.logs import FIELDS
 from deepmcat_server.tracing import Tracing
 
 CANARY = "CANARY-7F3A"
-
-
-@pytest.fixture(name="log")
-def log_fixture():
-    """Everything that is logged, as the server's own formatter writes it."""
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter())
-    root, ours = logging.getLogger(), logging.getLogger("deepmcat")
-    level = ours.level
-    root.addHandler(handler)
-    ours.setLevel(logging.DEBUG)
-    yield stream
-    ours.setLevel(level)
-    root.removeHandler(handler)
 
 
 def dicom(*, damaged: bool = False) -> bytes:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-import logging
 import subprocess
 import sys
 import threading
@@ -25,7 +23,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat_client import AsyncClient, Client
 from deepmcat_core.errors import ConfigError
-from deepmcat_core.logs import JsonFormatter
 from deepmcat_server import tracing
 from deepmcat_server.config import Settings, load
 from deepmcat_server.metrics import Metrics
@@ -43,18 +40,9 @@ def spans_fixture():
 
 
 @pytest.fixture(name="lines")
-def lines_fixture():
+def lines_fixture(log):
     """The access lines."""
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter())
-    root, ours = logging.getLogger(), logging.getLogger("deepmcat")
-    level = ours.level
-    root.addHandler(handler)
-    ours.setLevel(logging.INFO)
-    yield lambda: [line for line in map(json.loads, stream.getvalue().splitlines()) if line["event"] == "call"]
-    ours.setLevel(level)
-    root.removeHandler(handler)
+    return lambda: [line for line in map(json.loads, log.getvalue().splitlines()) if line["event"] == "call"]
 
 
 def traced(spans, *, sample=1.0, images=16) -> Tracing:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf import text_format
+from tests.outputs import check_outputs
 
 from deepmcat_core.artifact import Artifact
 from deepmcat_core.assigner import Assignment
@@ -102,18 +103,8 @@ def config(folder: Path) -> Any:
 
 
 def check_same(outputs: Any, assignments: Sequence[Assignment]) -> None:
-    """`outputs[name]` says what the assignments do."""
-    expected = {
-        "cluster": [a.cluster_id for a in assignments],
-        "category_id": [a.category_id.encode() for a in assignments],
-        "category": [a.category.encode() for a in assignments],
-        "outlier": [bool(a.outlier) for a in assignments],
-    }
-    for name, values in expected.items():
-        assert outputs[name].tolist() == values, name
-    np.testing.assert_allclose(outputs["distance"], [a.distance for a in assignments], atol=1e-6)
-    p_values = [np.nan if a.p_value is None else a.p_value for a in assignments]
-    np.testing.assert_allclose(outputs["p_value"], p_values, atol=0.005)  # one calibration image, where scores tie
+    """`outputs[name]` says what the assignments do; p-values to one calibration image, where scores tie."""
+    check_outputs(outputs, assignments, p_value_atol=0.005)
 
 
 def test_the_onnx_file_is_the_encoder(made, planes, tmp_path):
