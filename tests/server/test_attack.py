@@ -191,11 +191,17 @@ class Memory:
         return max(least, default=0) / 2**10
 
     def look(self) -> None:
-        """Note what there is now."""
-        for pid in (self._server, *workers_of(self._server)):
+        """Note what there is now, but for workers on their way up: they have less than they will have with no image."""
+        for pid in (self._server, *filter(self._is_up, workers_of(self._server))):
             with suppress(FileNotFoundError, ProcessLookupError, IndexError):  # it is gone, or going
                 status = Path(f"/proc/{pid}/status").read_text()
                 self._seen[pid].append(int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]))
+
+    def _is_up(self, worker: int) -> bool:
+        """Whether a worker has imported what it needs: what it prints no longer goes where the server's does."""
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return Path(f"/proc/{worker}/fd/1").readlink() != Path(f"/proc/{self._server}/fd/1").readlink()
+        return False
 
 
 @contextmanager
