@@ -52,6 +52,13 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger(_NAME).setLevel(level.upper())
+    _know_less()
+
+
+def _know_less() -> None:
+    """Have records made without what no line of ours shows, which takes longer than the line (Logging HOWTO)."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # the documented way to leave out where a call is
 
 
 def logger(part: str) -> logging.Logger:

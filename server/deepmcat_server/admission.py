@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from deepmcat_server.decoding import decode_cost
 from deepmcat_server.errors import ServerBusy
 from deepmcat_server.forecast import Forecast, Forecaster
+from deepmcat_server.measured import LEEWAY_S
 from deepmcat_server.room import Load, Obstacle, Place, Room
 from deepmcat_server.timing import Rate
 
@@ -31,9 +32,6 @@ REFUSED_MEMORY_S = 1.0
 
 REPLY_S = 0.01
 """For the way back to the caller, whose deadline is there and not here."""
-
-LEEWAY_S = 0.05
-"""A caller whose time is over cancels its call a little before it is over here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -173,9 +171,20 @@ class Admission:
         self._check_time(arrival, forecast, self._budget_s)
         place = self._room.try_enter(arrival)
         if isinstance(place, Obstacle):
-            over_s = forecast.wait_s / 2 if forecast else UNKNOWN_RETRY_S
-            raise self._busy(place, f"the server {self._why(place)}", arrival, over_s)
+            raise self._full(place, arrival, forecast)
         return Permit(place, forecast, self._clock)
+
+    def check_unread(self, arrivals: Iterable[Arrival]) -> None:
+        """Raises ServerBusy where none of these could enter now. They are one image, on each artifact it may be for."""
+        arrival, forecast = min(((each, _forecast(each)) for each in arrivals), key=lambda each: _needed_s(each[1]))
+        self._check_time(arrival, forecast, self._budget_s)
+        if obstacle := self._room.keeps_out(arrival):
+            raise self._full(obstacle, arrival, forecast)
+
+    @property
+    def has_refused(self) -> bool:
+        """Whether images were refused a moment ago."""
+        return self._refused.per_s(self._clock()) * REFUSED_MEMORY_S >= 1
 
     async def enter(self, arrival: Arrival) -> Permit:
         """Room for an image, as soon as there is some. Raises ServerBusy where its answer would then be too late."""
@@ -243,10 +252,14 @@ class Admission:
         if forecast is None:
             return
         left_s = arrival.deadline - self._clock()
-        needed_s = forecast.total_s + forecast.margin_s + REPLY_S
+        needed_s = _needed_s(forecast)
         if needed_s > left_s:
             why = f"the answer would take about {needed_s:.3g} s, and {max(left_s, 0.0):.3g} s are left for it"
             raise self._busy("deadline", why, arrival, min(needed_s - left_s, needed_s))
+
+    def _full(self, obstacle: Obstacle, arrival: Arrival, forecast: Forecast | None) -> ServerBusy:
+        over_s = forecast.wait_s / 2 if forecast else UNKNOWN_RETRY_S
+        return self._busy(obstacle, f"the server {self._why(obstacle)}", arrival, over_s)
 
     def _busy(self, reason: str, why: str, arrival: Arrival, over_s: float) -> ServerBusy:
         self._on_refusal(reason)
@@ -277,6 +290,11 @@ def _entered(arrival: Arrival) -> None:
 def _left(arrival: Arrival) -> None:
     if arrival.forecaster is not None:
         arrival.forecaster.arrived(arrival)
+
+
+def _needed_s(forecast: Forecast | None) -> float:
+    """From now until the caller has its answer; 0 where nothing is known."""
+    return forecast.total_s + forecast.margin_s + REPLY_S if forecast else 0.0
 
 
 def _forecast(arrival: Arrival) -> Forecast | None:

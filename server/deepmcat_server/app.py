@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -75,6 +76,7 @@ class Running:
 
 async def serve(settings: Settings, opened: Opened, ready_file: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT; a second one exits at once."""
+    _forget_what_stays()
     if ready_file is not None:
         ready_files.clear(ready_file)
     with _stopped_by_signals() as stop:
@@ -227,6 +229,15 @@ def _open_pool(settings: Settings, metrics: Metrics, workers: int) -> DecodePool
         logs.event(LOG, logging.WARNING, "decoding worker replaced", reason=cause.value)
 
     return DecodePool(workers, settings.worker_limits, on_death)
+
+
+def _forget_what_stays() -> None:
+    """Have the garbage collector never look at modules and classes again: a tenth of the processor time of a call.
+
+    What is made from now on (lines, tasks, calls) is collected as ever.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager

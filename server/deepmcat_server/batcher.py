@@ -281,12 +281,14 @@ def _still_waits(item: _Item, now: float) -> bool:
 
 def _share_out(batch: list[_Item], embeddings: Floats) -> None:
     """To each item its rows."""
-    ends = np.cumsum([len(item.planes) for item in batch])
-    for item, rows in zip(batch, np.split(embeddings, ends[:-1]), strict=True):
-        if not np.isfinite(rows).all():
+    finite: npt.NDArray[np.bool_] = np.isfinite(embeddings).all(axis=1)  # type: ignore[assignment]  # (B,)
+    end = 0
+    for item in batch:
+        start, end = end, end + len(item.planes)
+        if not finite[start:end].all():
             _fail(item.done, NotFinite())
         elif not item.done.done():
-            item.done.set_result(rows)
+            item.done.set_result(embeddings[start:end])
 
 
 def _fail(done: asyncio.Future[Floats], cause: Exception) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from functools import lru_cache
 from pathlib import Path
 
 from deepmcat_core.errors import ConfigError
 
 MIN_KEY_BYTES = 16
 ID_CHARACTERS = 16  # 64 bits: enough to tell callers apart
+REMEMBERED = 1024  # ids of callers that have called last
 
 
 class CallerIds:
@@ -18,9 +20,13 @@ class CallerIds:
 
     def __init__(self, key: bytes | None = None) -> None:
         self._key = key or secrets.token_bytes(32)
+        self._remembered = lru_cache(REMEMBERED)(self._id)
 
     def __call__(self, caller: str) -> str:
         """The id of a caller's key."""
+        return self._remembered(caller)
+
+    def _id(self, caller: str) -> str:
         return hmac.new(self._key, caller.encode(), hashlib.sha256).hexdigest()[:ID_CHARACTERS]
 
 

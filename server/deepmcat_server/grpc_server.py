@@ -28,10 +28,11 @@ from deepmcat_server.admin_servicer import AdminServicer
 from deepmcat_server.config import Settings
 from deepmcat_server.gate import Gate
 from deepmcat_server.health import Health
-from deepmcat_server.interceptors import Observing, Translating
+from deepmcat_server.interceptors import Observing, Remembering, Translating
 from deepmcat_server.reading import Reading
 from deepmcat_server.security import Security
 from deepmcat_server.servicer import CategorizationServicer
+from deepmcat_server.shedding import Shedding
 from deepmcat_server.streams import Closing
 
 LOG = logs.logger("server.grpc")
@@ -54,10 +55,16 @@ async def grpc_server(
 ) -> AsyncIterator[Address]:
     """Bind and become SERVING; on leaving, stop in the order that loses no call."""
     interceptors = [
+        Remembering(),
         observing,
         Translating(),
         Access(security.callers, security.quotas),
         Gate(max_streams=settings.max_streams, max_calls=settings.max_calls, closing=closing),
+        Shedding(
+            servicer.admission,
+            lambda: [line.pipeline.forecaster for line in servicer.lines.at_work],
+            servicer.metrics.refused,
+        ),
         Reading(timeout_s=settings.max_timeout_s),
     ]
     server = grpc.aio.server(interceptors=interceptors, options=port.options(settings))

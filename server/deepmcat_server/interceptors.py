@@ -1,6 +1,6 @@
 """Around every call: what is counted and logged of it, and how its errors travel.
 
-    Observing ─► Translating ─► Access (access.py) ─► Gate (gate.py) ─► Reading (reading.py) ─► handler
+    Remembering ─► Observing ─► Translating ─► Access (access.py) ─► Gate (gate.py) ─► Reading (reading.py) ─► handler
 
 The translating interceptor is the only place that aborts a call. Reading is last: it makes a stream of every request,
 so that nothing of one is read before the gate has let the call in, and a malformed one is an error like others.
@@ -65,6 +65,29 @@ class Trace(Protocol):
 
     def end(self, code: str, *, images: int, caller_id: str) -> None:
         """The call has ended."""
+
+
+class Remembering(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
+    """The first interceptor: what all of them make of a method is made once and not for every call.
+
+    Handlers are registered before a server starts, and interceptors look at a call's context only. A method that nobody
+    registered is not remembered: anybody may make up names.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Handler]], handler_call_details: Any
+    ) -> Handler:
+        """The handler with all interceptors around it."""
+        method: str = handler_call_details.method
+        if (known := self._handlers.get(method)) is not None:
+            return known
+        handler = await continuation(handler_call_details)
+        if handler is not None:
+            self._handlers[method] = handler
+        return handler
 
 
 class Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[type-arg]  # generic in its stubs only

@@ -141,6 +141,12 @@ class Lines:
         """What answers, by name."""
         return {name: entry.in_force for name, entry in self._names.items()}
 
+    @property
+    def at_work(self) -> list[Line]:
+        """What answers now: those in force, and others that have images on them."""
+        in_force = {entry.in_force for entry in self._names.values()}
+        return [line for line in self if line in in_force or line.images]
+
     def kept(self, name: str) -> tuple[Line, ...]:
         """What was in force under a name, the last one last."""
         return tuple(self._names[name].kept)

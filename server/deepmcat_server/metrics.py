@@ -5,18 +5,18 @@ Never a label: a UID, a file name, the name of a category, a header value, an it
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Literal, Self, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from deepmcat_core.assigner import Assignment
 from deepmcat_core.decode_death import Cause
-from deepmcat_server.admission import LEEWAY_S, REFUSALS
+from deepmcat_server.admission import REFUSALS
 from deepmcat_server.batcher import BatchReport
+from deepmcat_server.measured import Counted, Left, Timed
 from deepmcat_server.status import REASONS, reason_of
 
 Response = TypeVar("Response")
@@ -78,11 +78,9 @@ class Metrics:
         self._refused = Counter("deepmcat_refused", "Images not let in, by why.", ["reason"], registry=registry)
         for reason in REFUSALS:
             self._refused.labels(reason)
-        self._expired = Counter("deepmcat_expired", "Images whose time was over.", ["stage"], registry=registry)
-        self._cancelled = Counter("deepmcat_cancelled", "Images whose caller left.", ["stage"], registry=registry)
-        for stage in LEFT_IN:
-            self._expired.labels(stage)
-            self._cancelled.labels(stage)
+        expired = Counter("deepmcat_expired", "Images whose time was over.", ["stage"], registry=registry)
+        cancelled = Counter("deepmcat_cancelled", "Images whose caller left.", ["stage"], registry=registry)
+        self._left = {stage: (expired.labels(stage), cancelled.labels(stage)) for stage in LEFT_IN}
         self.forecast_error = Histogram(
             "deepmcat_forecast_error_seconds",
             "By how much longer than foretold images took.",
@@ -158,27 +156,13 @@ class Metrics:
         """Those of one artifact's batches and images, in the same registry: itself. Tracing tells lines apart."""
         return self
 
-    @contextmanager
-    def stage(self, stage: Stage) -> Iterator[None]:
+    def stage(self, stage: Stage) -> AbstractContextManager[None]:
         """Time a stage, also when it fails."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._by_stage[stage].observe(time.perf_counter() - started)
+        return Timed(self._by_stage[stage])
 
-    @contextmanager
-    def image(self, images: int = 1) -> Iterator[None]:
+    def image(self, images: int = 1) -> AbstractContextManager[None]:
         """Count one image, or several that go together, by how it ends."""
-        result = "cancelled"
-        try:
-            yield
-            result = "ok"
-        except Exception as error:
-            result = reason_of(error).lower()
-            raise
-        finally:
-            self._images.labels(result).inc(images)
+        return Counted(self._images.labels, images)
 
     def refused(self, error: Exception) -> None:
         """Count one image that did not get in."""
@@ -188,16 +172,9 @@ class Metrics:
         """One was not let in, for one of REFUSALS."""
         self._refused.labels(reason).inc()
 
-    @contextmanager
-    def leaving(self, stage: Stage, deadline: float) -> Iterator[None]:
+    def leaving(self, stage: Stage, deadline: float) -> AbstractContextManager[None]:
         """Count an image that is left in this stage: its time was over (by the loop's clock), or its caller went."""
-        try:
-            yield
-        except (asyncio.CancelledError, TimeoutError) as error:
-            now = asyncio.get_running_loop().time() + LEEWAY_S
-            over = not isinstance(error, asyncio.CancelledError) or now >= deadline
-            (self._expired if over else self._cancelled).labels(stage).inc()
-            raise
+        return Left(*self._left[stage], deadline)
 
     def replying(self, write: Callable[[Response], Awaitable[object]]) -> Callable[[Response], Awaitable[object]]:
         """`write`, timed: encoding the answer of a stream, and waiting for a caller who reads slowly."""

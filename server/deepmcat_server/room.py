@@ -141,11 +141,13 @@ class Room(Generic[LoadT]):
         """Those who have something inside."""
         return frozenset(self._callers)
 
+    def keeps_out(self, load: LoadT) -> Obstacle | None:
+        """What keeps an image from entering at once. Does not ask for time."""
+        return self._room_obstacle(load) or (Obstacle.WAITING if self._blocked else None)
+
     def try_enter(self, load: LoadT) -> Place[LoadT] | Obstacle:
         """A place at once, or what keeps the image out. Does not ask for time."""
-        if obstacle := self._room_obstacle(load):
-            return obstacle
-        return Obstacle.WAITING if self._blocked else self._admit(load)
+        return self.keeps_out(load) or self._admit(load)
 
     def enter_in_turn(self, load: LoadT) -> Place[LoadT] | None:
         """A place, where there is room and time and nobody before whom the image would pass; None: it has to wait."""
