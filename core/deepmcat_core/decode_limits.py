@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-_STATM = Path("/proc/self/statm")  # proc(5): sizes in pages, the first is the address space
+_STATM = Path("/proc/self/statm")  # proc(5): sizes in pages, the first two are the address space and what is resident
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 _OOM_ADJUSTMENT = "500"  # of 1000: where memory runs out all the same, a worker goes before the server does
 
@@ -41,7 +42,7 @@ class WorkerLimits:
 def unenforced() -> tuple[str, ...]:
     """The limits that this platform cannot hold, of "memory" and "CPU time"."""
     missing = []
-    if _address_space() is None:
+    if _memory() is None:
         missing.append("memory")
     if not hasattr(signal, "setitimer"):
         missing.append("CPU time")
@@ -49,23 +50,31 @@ def unenforced() -> tuple[str, ...]:
 
 
 class Footprint:
-    """The address space of this process, measured from where it is now; the limit counts from there.
+    """The memory of this process, measured from where it is now; the limit counts from there.
 
     Made in a worker when its imports are done.
     """
 
     def __init__(self, limits: WorkerLimits) -> None:
         self._budget = limits.memory_bytes
-        self._base = _address_space()
+        self._base = _memory()
         if self._base is not None:
-            _limit_address_space(self._base + self._budget)
+            _limit_address_space(self._base.address_space + self._budget)
         _keep_to_itself()
 
     @property
     def is_worn(self) -> bool:
         """Whether what earlier calls have left behind takes more than half of the budget from those to come."""
-        now = _address_space()
-        return self._base is not None and now is not None and now - self._base > self._budget // 2
+        now = _memory()
+        if self._base is None or now is None:
+            return False
+        return now.address_space - self._base.address_space > self._budget // 2
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much more is resident than at first; 0 where there is no telling."""
+        now = _memory()
+        return 0 if self._base is None or now is None else now.resident - self._base.resident
 
 
 @contextmanager
@@ -84,16 +93,24 @@ def limited_cpu(cpu_s: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _address_space() -> int | None:
-    """In bytes; None where there is no telling. macOS has an RLIMIT_AS and does not hold it."""
+class _Memory(NamedTuple):
+    """Of this process, in bytes."""
+
+    address_space: int
+    resident: int
+
+
+def _memory() -> _Memory | None:
+    """None where there is no telling. macOS has an RLIMIT_AS and does not hold it."""
     if sys.platform != "linux":
         return None
     import resource
 
     try:
-        return int(_STATM.read_text().split()[0]) * resource.getpagesize()
+        address_space, resident, *_ = map(int, _STATM.read_text().split())
     except OSError:  # no /proc
         return None
+    return _Memory(address_space * resource.getpagesize(), resident * resource.getpagesize())
 
 
 def _limit_address_space(limit: int) -> None:

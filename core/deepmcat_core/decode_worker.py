@@ -163,12 +163,15 @@ def serve(pipe: Connection, words: Connection, limits: WorkerLimits) -> None:
 
     _redirect_output(words)
     footprint = Footprint(limits)
-    _keep_memory(min(_KEPT_BYTES, limits.memory_bytes // 8))
+    kept_bytes = min(_KEPT_BYTES, limits.memory_bytes // 8)
+    _keep_memory(kept_bytes)
     with suppress(*_OTHER_END_GONE):  # the parent has closed it, or was killed
         pipe.send(None)
         try:
             while True:
                 _send(pipe, _answer_next(pipe, limits, footprint))
+                if footprint.kept_bytes > 2 * kept_bytes:
+                    _give_back()
         except MemoryError:  # part of a call may be in the pipe still, so nothing can follow
             os._exit(NO_MEMORY_EXIT)
 
@@ -185,6 +188,13 @@ def _keep_memory(kept_bytes: int) -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_TRIM_THRESHOLD, kept_bytes)
         mallopt(_M_MMAP_THRESHOLD, kept_bytes // 2)
+
+
+def _give_back() -> None:
+    """Have glibc give back what is free between what is not, which it keeps by itself (malloc_trim(3))."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _redirect_output(words: Connection) -> None:

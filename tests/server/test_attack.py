@@ -40,7 +40,8 @@ IMAGES = 1000  # of each kind
 WORKERS = 2
 ANSWERS_A_KILL = 60
 GROWTH_MIB = 12  # from the first quarter of the attack to the last: 8 KiB of each image that comes meanwhile
-KEPT_MIB = 64  # by a worker for its next image (decode_worker), and no leak
+KEPT_MIB = 128  # by a worker for its next image (decode_worker), and no leak
+IDLE_S = 0.5
 LONG = pb.CategorizeOptions(timeout_ms=200_000)  # nothing may be refused for want of time
 # What the server frees is given back. By itself glibc keeps much of it now and then, which would hide a leak.
 GIVING_BACK = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
@@ -219,6 +220,7 @@ def memory_watched(server: int) -> Iterator[Memory]:
     try:
         yield memory
         assert soon(lambda: len(workers_of(server)) == WORKERS), workers_of(server)
+        time.sleep(IDLE_S)  # an image's memory is given back after its answer
         memory.look()
     finally:
         stop.set()
