@@ -1,8 +1,9 @@
 """Pull batching: while the device works on one batch the queue fills, and the next batch is what waits then.
 
 No timer and no knob to tune: under light load an image goes alone at once, under heavy load batches fill themselves,
-each caller's turn by turn (fairness.py). One thread owns the device, so batches reach it in order. Whoever stops
-waiting costs nothing: its item leaves the queue at once, and one whose time is over is not run.
+each caller's turn by turn (fairness.py). A batch that is full before its turn, so that nobody could join it, is handed
+to the device's thread (device.py) meanwhile: the device never waits for the event loop. Whoever stops waiting costs
+nothing: its item leaves the queue at once, and one whose time is over is not run.
 
 A batch that fails is run again in halves, so that only the item at fault fails:
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,13 +25,16 @@ from typing import Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from deepmcat_server.device import Device, Floats, Item, Planes, Run
 from deepmcat_server.fairness import FairQueue
 from deepmcat_server.timing import BatchTimes, Decaying
 
-Planes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
+
+
+LEAD_S = 0.01
+"""How long before the end of a batch the next one is handed over: the event loop may be as late."""
 
 
 class BatchFailed(Exception):
@@ -63,15 +67,6 @@ class BatchReport:
     again: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Item:
-    planes: Planes  # (F, S, S)
-    caller: str
-    since: float
-    deadline: float
-    done: asyncio.Future[Floats]
-
-
 class Batcher:
     """Joins the frames of waiting items to batches for `embed`, which takes (B, 1, S, S) and returns (B, D).
 
@@ -93,18 +88,17 @@ class Batcher:
     ) -> None:
         self.max_batch = max_batch
         """Frames; fewer than at first where the device ran out of memory."""
-        self._embed = embed
         self._on_batch = on_batch
         self._out_of_memory = out_of_memory
         self._clock = clock
-        self._waiting: FairQueue[_Item] = FairQueue()
-        self._at_once: float = math.inf  # frames that the device has memory for
+        thread = thread or ThreadPoolExecutor(max_workers=1, thread_name_prefix="deepmcat-engine")
+        self._device = Device(embed, thread, clock)
+        self._waiting: FairQueue[Item] = FairQueue()
         self._times = BatchTimes()
         self._full = Decaying(0.9)  # frames of batches that left something behind
-        self._running: tuple[int, float] | None = None  # frames, since when
         self._arrived = asyncio.Event()
+        self._changed = asyncio.Event()  # a batch has ended, or the next one is full
         self._closed = False
-        self._thread = thread or ThreadPoolExecutor(max_workers=1, thread_name_prefix="deepmcat-engine")
 
     @property
     def depth(self) -> int:
@@ -125,11 +119,8 @@ class Batcher:
         return self._full.mean or self.max_batch
 
     def busy_s(self) -> float:
-        """How much longer the batch in progress takes. One that is late is expected to be as late again."""
-        if self._running is None:
-            return 0.0
-        frames, since = self._running
-        return abs((self.batch_s(frames) or 0.0) - (self._clock() - since))
+        """How much longer the device is busy with what it was given."""
+        return self._device.busy_s(self._expected_s)
 
     async def embed(self, planes: Planes, *, caller: str = "", deadline: float = math.inf) -> Floats:
         """The embeddings (F, D) of one item's planes (F, S, S). Raises BatchFailed, BatcherClosed, Expired.
@@ -139,9 +130,11 @@ class Batcher:
         if self._closed:
             raise BatcherClosed
         done: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
-        item = _Item(planes=planes, caller=caller, since=self._clock(), deadline=deadline, done=done)
+        item = Item(planes=planes, caller=caller, since=self._clock(), deadline=deadline, done=done)
         self._waiting.add(item, caller, len(planes))
         self._arrived.set()
+        if self._is_full:
+            self._changed.set()
         try:
             return await item.done
         finally:
@@ -149,7 +142,7 @@ class Batcher:
 
     async def call(self, function: Callable[[Argument], Result], argument: Argument) -> Result:
         """Run something else in the device's thread, between batches."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, argument)
+        return await self._device.call(function, argument)
 
     async def __aenter__(self) -> Self:
         """Start the one consumer."""
@@ -163,27 +156,63 @@ class Batcher:
         self._closed = True
         self._arrived.set()
         await self._consumer
-        self._thread.shutdown()
+        self._device.close()
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether nobody who comes now could join the next batch."""
+        return len(self._waiting) >= self.max_batch
 
     async def _consume(self) -> None:
+        run: Run | None = None
+        while run := run or await self._next():
+            following = await self._followed(run)
+            await self._answer(run)
+            run = following
+            await asyncio.sleep(0)  # who was answered goes on before the next batch is reported (traced_metrics.py)
+
+    async def _next(self) -> Run | None:
+        """A batch that has begun, as soon as anything waits; None where nothing does and nothing will."""
         while True:
             await self._arrived.wait()
             if batch := self._take():
-                await self._answer(batch)
-            elif self._closed:
-                return
-            else:
-                self._arrived.clear()
+                return self._device.begin(batch)
+            if self._closed:
+                return None
+            self._arrived.clear()
 
-    def _take(self) -> list[_Item]:
+    async def _followed(self, run: Run) -> Run | None:
+        """The batch behind one that runs, handed over where it is full shortly before that ends; None where it is not.
+
+        Shortly, because whoever comes after that has to wait for it.
+        """
+        loop, wake = asyncio.get_running_loop(), self._changed.set
+        run.outcome.add_done_callback(lambda _: wake())
+        timer = loop.call_later(self._device.left_s(run, self._expected_s) - LEAD_S, wake)
+        try:
+            while not run.outcome.done():
+                is_time = self._device.left_s(run, self._expected_s) <= LEAD_S
+                if is_time and self._is_full and (batch := self._take()):
+                    return self._device.begin(batch)
+                self._changed.clear()
+                await self._changed.wait()
+        finally:
+            timer.cancel()
+        return None
+
+    def _expected_s(self, frames: int) -> float:
+        """Of a batch of so many frames; 0 where nothing is known."""
+        return self.batch_s(frames) or 0.0
+
+    def _take(self) -> list[Item]:
         """What waits, up to max_batch frames. Empty only where nothing is left that waits.
 
         An item is done here where its caller was cancelled and has not run since: it must not use up a place.
         """
-        batch: list[_Item] = []
+        batch: list[Item] = []
         frames, now = 0, self._clock()
         while (item := self._waiting.first()) is not None:
-            if not _still_waits(item, now):
+            if not _waits(item, now):
                 self._waiting.discard(item, item.caller)
                 continue
             if batch and frames + len(item.planes) > self.max_batch:
@@ -194,19 +223,19 @@ class Batcher:
             self._waiting.serve(item, item.caller)
         return batch
 
-    async def _answer(self, batch: list[_Item]) -> None:
-        """Run one batch; whatever happens, every item of it is answered."""
-        error = await self._run(batch)
+    async def _answer(self, run: Run) -> None:
+        """Answer a batch; whatever happens, every item of it is answered."""
+        error = await self._outcome(run)
         if error is not None:
-            await self._find_fault(batch, error, device_works=False)
+            await self._find_fault(run.items, error, device_works=False)
 
-    async def _find_fault(self, batch: list[_Item], error: Exception, *, device_works: bool) -> None:
+    async def _find_fault(self, batch: Sequence[Item], error: Exception, *, device_works: bool) -> None:
         """Answer a batch that failed, by halves. No item is run more than 1 + log2 of the batch's number of times."""
         if len(batch) == 1:
             _fail(batch[0].done, error)
             return
         halves = batch[: len(batch) // 2], batch[len(batch) // 2 :]
-        errors = [await self._run(half, again=True) for half in halves]
+        errors = [await self._run_again(half) for half in halves]
         device_works = device_works or None in errors
         for half, error_of_half in zip(halves, errors, strict=True):
             if error_of_half is None:
@@ -217,69 +246,61 @@ class Batcher:
                 for item in half:
                     _fail(item.done, error_of_half)
 
-    async def _run(self, batch: list[_Item], *, again: bool = False) -> Exception | None:
-        """Run a batch, in parts where memory is short, and answer it; or the error that it failed with."""
-        while True:
-            if again:
-                now = self._clock()
-                batch = [item for item in batch if _still_waits(item, now)]
-            if not batch:
-                return None
-            try:
-                embeddings = await self._timed(batch, again=again)
-            except Exception as error:  # noqa: BLE001  # handed to every caller that it concerns
-                if self._out_of_memory(error) and self._shrink(batch):
-                    again = True
-                    continue
-                return error
-            _share_out(batch, embeddings)
-            return None
+    async def _run_again(self, batch: Sequence[Item]) -> Exception | None:
+        """Run what is left of a part of a batch, and answer it; or the error that it failed with."""
+        now = self._clock()
+        waiting = [item for item in batch if _waits(item, now)]
+        return await self._outcome(self._device.begin(waiting), again=True) if waiting else None
 
-    def _shrink(self, batch: list[_Item]) -> bool:
+    async def _outcome(self, run: Run, *, again: bool = False) -> Exception | None:
+        """Answer a batch when it has run, in parts where memory is short; or the error that it failed with."""
+        try:
+            items, embeddings = await self._reported(run, again=again)
+        except Exception as error:  # noqa: BLE001  # handed to every caller that it concerns
+            if self._out_of_memory(error) and self._shrink(run.frames):
+                return await self._run_again(run.items)
+            return error
+        _share_out(items, embeddings)
+        now = self._clock()
+        for item in run.items:
+            _waits(item, now)  # those left out because their time was over
+        return None
+
+    def _shrink(self, frames: int) -> bool:
         """Run fewer frames at once from now on; false where there is no fewer."""
-        frames = int(min(sum(len(item.planes) for item in batch), self._at_once))
-        if frames == 1:
+        fewer = self._device.shrink(frames)
+        if fewer is None:
             return False
-        self._at_once = frames // 2
         self._full = Decaying(0.9)
-        self.max_batch = min(self.max_batch, frames // 2)
+        self.max_batch = min(self.max_batch, fewer)
         return True
 
-    async def _timed(self, batch: list[_Item], *, again: bool) -> Floats:
-        """Run a batch in the device's thread, and report and remember how long it took."""
-        frames = sum(len(item.planes) for item in batch)
-        started, failed = self._clock(), True
-        self._running = frames, started
+    async def _reported(self, run: Run, *, again: bool) -> tuple[Sequence[Item], Floats]:
+        """The outcome of a batch; how long it took is reported and remembered."""
+        items, failed = run.items, True
         try:
-            embeddings = await asyncio.get_running_loop().run_in_executor(self._thread, self._on_device, batch)
+            items, embeddings = await run.outcome
             failed = False
         finally:
-            self._running = None
-            encode_s = self._clock() - started
-            if not failed:
-                self._times.add(frames, encode_s)
-            waits_s = () if again else tuple(started - item.since for item in batch)
-            self._on_batch(BatchReport(frames=frames, waits_s=waits_s, encode_s=encode_s, failed=failed, again=again))
-        return embeddings
-
-    def _on_device(self, batch: list[_Item]) -> Floats:
-        images = np.concatenate([item.planes for item in batch])[:, None]  # (B, 1, S, S)
-        at_once = int(min(self._at_once, len(images)))
-        parts = [self._embed(images[start : start + at_once]) for start in range(0, len(images), at_once)]
-        embeddings = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        if len(embeddings) != len(images):
-            raise ValueError(f"the engine gave {len(embeddings)} embeddings for {len(images)} images")
-        return embeddings
+            frames = sum(len(item.planes) for item in items)
+            encode_s = (run.ended or self._clock()) - run.started
+            if frames:
+                if not failed:
+                    self._times.add(frames, encode_s)
+                waits_s = () if again else tuple(run.started - item.since for item in items)
+                report = BatchReport(frames=frames, waits_s=waits_s, encode_s=encode_s, failed=failed, again=again)
+                self._on_batch(report)
+        return items, embeddings
 
 
-def _still_waits(item: _Item, now: float) -> bool:
+def _waits(item: Item, now: float) -> bool:
     """Whether anybody needs the answer. One whose time is over is told so."""
     if item.deadline <= now and not item.done.done():
         item.done.set_exception(Expired())
     return not item.done.done()
 
 
-def _share_out(batch: list[_Item], embeddings: Floats) -> None:
+def _share_out(batch: Sequence[Item], embeddings: Floats) -> None:
     """To each item its rows."""
     finite: npt.NDArray[np.bool_] = np.isfinite(embeddings).all(axis=1)  # type: ignore[assignment]  # (B,)
     end = 0

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import random
 import selectors
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -61,17 +61,34 @@ class _Jumping(selectors.SelectSelector):
 
 
 class Device(Executor):
-    """The device's thread: what it is given is done `seconds` of its frames later."""
+    """The device's thread: one batch after the other, each done `seconds` of its frames after it has begun."""
 
     def __init__(self, seconds: Callable[[int], float]) -> None:
         self.seconds = seconds
         self.frames = 0
+        self._behind: deque[Callable[[], None]] = deque()
+        self._busy = False
 
     def submit(self, function: Any, /, *args: Any, **_: Any) -> Future[Any]:
         (batch,) = args
         frames = sum(len(item.planes) for item in batch)
         self.frames += frames
-        return _later(self.seconds(frames), lambda: function(batch))
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+
+        def begin() -> None:
+            _end_later(future, self.seconds(frames), lambda: function(batch))
+            future.add_done_callback(lambda _: self._next())
+
+        self._behind.append(begin)
+        if not self._busy:
+            self._next()
+        return future
+
+    def _next(self) -> None:
+        self._busy = bool(self._behind)
+        if self._behind:
+            self._behind.popleft()()
 
     def shutdown(self, *_: Any, **__: Any) -> None:
         """Nothing to end."""
@@ -102,7 +119,11 @@ class Pool:
 def _later(seconds: float, function: Callable[[], Any]) -> Future[Any]:
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
+    _end_later(future, seconds, function)
+    return future
 
+
+def _end_later(future: Future[Any], seconds: float, function: Callable[[], Any]) -> None:
     def end() -> None:
         try:
             future.set_result(function())
@@ -110,7 +131,6 @@ def _later(seconds: float, function: Callable[[], Any]) -> Future[Any]:
             future.set_exception(error)
 
     asyncio.get_running_loop().call_later(seconds, end)
-    return future
 
 
 def _embed(images: np.ndarray) -> np.ndarray:
