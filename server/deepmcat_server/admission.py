@@ -183,8 +183,8 @@ class Admission:
 
     @property
     def has_refused(self) -> bool:
-        """Whether images were refused a moment ago."""
-        return self._refused.per_s(self._clock()) * REFUSED_MEMORY_S >= 1
+        """Whether an image was refused within REFUSED_MEMORY_S, in which one counts for 1/e in the end."""
+        return self._refused.per_s(self._clock()) * REFUSED_MEMORY_S >= 1 / math.e
 
     async def enter(self, arrival: Arrival) -> Permit:
         """Room for an image, as soon as there is some. Raises ServerBusy where its answer would then be too late."""

@@ -320,3 +320,42 @@ async def test_embeddings_that_are_none_fail_their_image_alone(engine):
     answers = await together(Batcher(logged_embed(Bent()), max_batch=8), range(8))
     assert [v for v, answer in enumerate(answers) if isinstance(answer, BatchFailed)] == [3]
     assert all(np.argmax(answer) == v for v, answer in enumerate(answers) if v != 3)
+
+
+async def test_full_batch_is_handed_over_and_a_part_of_one_is_not(until):
+    """Behind a batch that runs the device has the next one where that is full; what is not full can still be joined."""
+    engine = Engine()
+    engine.free.clear()
+    async with Batcher(engine.embed, max_batch=2) as batcher:
+        tasks = [asyncio.create_task(batcher.embed(planes(0)))]
+        await until(lambda: engine.batches == [1])
+        tasks += [asyncio.create_task(batcher.embed(planes(v))) for v in (1, 2, 3)]
+        await until(lambda: batcher.depth == 1)
+        tasks.append(asyncio.create_task(batcher.embed(planes(4))))
+        await until(lambda: batcher.depth == 2)  # no third batch is handed over behind the second
+        engine.free.set()
+        answers = await asyncio.gather(*tasks)
+
+    assert engine.batches == [1, 2, 2]
+    assert [int(a[0, 0]) for a in answers] == [0, 1, 2, 3, 4]
+
+
+async def test_who_leaves_after_the_batch_was_handed_over_is_not_run(until):
+    """The device leaves out those of its next batch who have stopped waiting, or whose time is over by then."""
+    engine = Engine()
+    engine.free.clear()
+    async with Batcher(engine.embed, max_batch=3) as batcher:
+        first = asyncio.create_task(batcher.embed(planes(0)))
+        await until(lambda: engine.batches == [1])
+        stays, leaves = (asyncio.create_task(batcher.embed(planes(v))) for v in (1, 2))
+        late = asyncio.create_task(batcher.embed(planes(3), deadline=time.monotonic() + 0.05))
+        await until(lambda: batcher.depth == 0)
+        leaves.cancel()
+        await asyncio.sleep(0.1)
+        engine.free.set()
+        await first
+        assert (await stays).tolist() == [[1]]
+        with pytest.raises(Expired):
+            await late
+
+    assert engine.batches == [1, 1]
