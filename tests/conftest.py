@@ -25,6 +25,7 @@ from deepmcat_core.calibration import Calibration
 from deepmcat_core.catalog import Catalog, Category, new_id
 from deepmcat_core.frame import FramePolicy
 from deepmcat_core.manifest import EncoderSpec, Manifest
+from deepmcat_core.precision import PrecisionGate
 from deepmcat_core.preprocessing import Preprocessing
 from deepmcat_core.tree import Merge, MergeTree
 
@@ -36,6 +37,7 @@ class RandomProjection:
 
     name = "random-projection"
     device = "cpu"
+    precision = "float32"
     dim = D
 
     def __init__(self, size: int = SIZE) -> None:
@@ -73,7 +75,7 @@ def engine_fixture() -> RandomProjection:
 
 @pytest.fixture(name="draft")
 def draft_fixture(engine: RandomProjection) -> Draft:
-    """Everything of a tiny artifact: four clusters, two categories, 300 calibration scores."""
+    """Everything of a tiny artifact: four clusters, two categories, 300 calibration scores, no good in bfloat16."""
     images = prototypes()
     centroids = engine.embed(images)
     rng = np.random.default_rng(0)
@@ -108,6 +110,16 @@ def draft_fixture(engine: RandomProjection) -> Draft:
         dim=D,
         training={"recipe": "test", "seed": 0},
         decoders=("pydicom 3",),
+        precision_gates=(
+            PrecisionGate(
+                device="cpu",
+                precision="bfloat16",
+                images=300,
+                min_cosine=0.9,
+                category_agreement=0.5,
+                passed=False,
+            ),
+        ),
     )
     return Draft(
         manifest=manifest,

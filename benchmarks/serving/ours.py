@@ -28,6 +28,7 @@ class StandIn:
 
     name = "stand-in"
     device = "cpu"
+    precision = "float32"
 
     def __init__(self, dim: int, size: int) -> None:
         self.dim = dim

@@ -28,6 +28,7 @@ from deepmcat_client.results import (
     Code,
     Embedding,
     FrameAssignment,
+    PrecisionGate,
     Preprocessing,
     Term,
 )
@@ -172,6 +173,10 @@ def _artifact(artifact: Any) -> Artifact:
         ),
         recipe=str(m.training.get("recipe", "")),
         decoders=tuple(m.decoders),
+        precision_gates=tuple(
+            PrecisionGate(**{name: getattr(gate, name) for name in PrecisionGate.__dataclass_fields__})
+            for gate in m.precision_gates
+        ),
     )
 
 

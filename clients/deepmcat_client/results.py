@@ -99,6 +99,18 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionGate:
+    """What the encoder in a reduced precision was measured at, beside float32. device: "cpu" or "cuda"."""
+
+    device: str
+    precision: str
+    images: int
+    min_cosine: float
+    category_agreement: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """What the trainer made. decoders: those it was made with, "name version"."""
 
@@ -113,6 +125,7 @@ class Artifact:
     calibration: Calibration
     recipe: str
     decoders: tuple[str, ...]
+    precision_gates: tuple[PrecisionGate, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,10 +154,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """The server around an artifact. decoders: those it decodes with, "name version"."""
+    """The server around an artifact. decoders: those it decodes with, "name version".
+
+    precision: empty where the engine is elsewhere.
+    """
 
     engine: str
     device: str
+    precision: str
     version: str
     decoders: tuple[str, ...]
     limits: Limits

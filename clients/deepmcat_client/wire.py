@@ -21,6 +21,7 @@ from deepmcat_client.results import (
     Embedding,
     FrameAssignment,
     Limits,
+    PrecisionGate,
     Preprocessing,
     Serving,
     Term,
@@ -106,10 +107,12 @@ def artifact_info(message: pb.GetArtifactResponse) -> ArtifactInfo:
             calibration=_calibration(a.calibration),
             recipe=a.recipe,
             decoders=tuple(a.decoders),
+            precision_gates=tuple(_precision_gate(gate) for gate in a.precision_gates),
         ),
         serving=Serving(
             engine=message.engine,
             device=message.device,
+            precision=message.precision,
             version=message.server_version,
             decoders=tuple(message.decoders),
             limits=Limits(**{name: getattr(limits, name) for name in Limits.__dataclass_fields__}),
@@ -136,6 +139,10 @@ def _raw_plane(plane: RawPlane) -> pb.RawPlane:
         else pb.PHOTOMETRIC_INTERPRETATION_MONOCHROME2,
         data=plane.data,
     )
+
+
+def _precision_gate(message: pb.PrecisionGate) -> PrecisionGate:
+    return PrecisionGate(**{name: getattr(message, name) for name in PrecisionGate.__dataclass_fields__})
 
 
 def _assignment(message: pb.Assignment) -> Assignment:

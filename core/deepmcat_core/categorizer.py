@@ -119,13 +119,16 @@ class Categorizer:
         return [p if isinstance(p, ImageError) else next(answers) for p in read]
 
 
-def load(path: Path | str, *, device: str = "auto", limits: Limits | None = None) -> Categorizer:
+def load(
+    path: Path | str, *, device: str = "auto", precision: str = "auto", limits: Limits | None = None
+) -> Categorizer:
     """Load and verify an artifact, open its engine and run its self-test.
 
-    device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1". Raises ArtifactError, ConfigError.
+    device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1". precision: as for
+    `precision.choose_precision`. Raises ArtifactError, ConfigError.
     """
     artifact = Artifact.load(path)
-    return Categorizer(artifact, open_engine(artifact, device=device), limits)
+    return Categorizer(artifact, open_engine(artifact, device=device, precision=precision), limits)
 
 
 def _read(image: ImageSource, options: ReadOptions) -> Planes | ImageError:

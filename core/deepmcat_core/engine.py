@@ -18,8 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from deepmcat_core.artifact import Artifact
+from deepmcat_core.artifact import SELF_TEST_COSINE, Artifact
 from deepmcat_core.errors import ConfigError, InferenceError, MissingExtra
+from deepmcat_core.precision import AUTO, FLOAT32, choose_precision
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -29,6 +30,9 @@ LARGEST_BATCH = {"cpu": 64, "cuda": 256}
 """More at once is not faster, and costs memory."""
 
 UNIT_TOLERANCE = 1e-3
+
+REDUCED_SELF_TEST_COSINE = 0.99
+"""The gate has measured the rounding, the self-test's images included; what is left is to notice a device that errs."""
 
 
 class Engine(Protocol):
@@ -41,6 +45,10 @@ class Engine(Protocol):
     @property
     def device(self) -> str:
         """Where it runs: cpu, cuda:0."""
+
+    @property
+    def precision(self) -> str:
+        """How precisely it computes: float32, bfloat16, float16; empty where that is not known."""
 
     @property
     def dim(self) -> int:
@@ -57,25 +65,35 @@ class Engine(Protocol):
 
 
 def open_engine(
-    artifact: Artifact, *, device: str = "auto", engine: str = "auto", threads: int | None = None
+    artifact: Artifact,
+    *,
+    device: str = "auto",
+    engine: str = "auto",
+    threads: int | None = None,
+    precision: str = AUTO,
 ) -> Engine:
     """The engine of an artifact, after its self-test.
 
     device: as for `choose_device`. engine: "torch", "onnx", or "auto": ONNX Runtime on a CPU where the artifact has
-    an ONNX engine, else torch. threads: of a CPU engine, all the CPUs this process may use where None; torch's are
-    those of the whole process. Raises ConfigError, MissingExtra, ArtifactError, InferenceError.
+    an ONNX engine and the precision is float32, else torch. threads: of a CPU engine, all the CPUs this process may use
+    where None; torch's are those of the whole process. precision: as for `choose_precision`. Raises ConfigError,
+    MissingExtra, ArtifactError, InferenceError.
     """
     chosen = choose_device(device)
+    gates = artifact.manifest.precision_gates
+    pays = _faster_precisions(chosen) if precision == AUTO and gates else ()
+    precise = choose_precision(precision, chosen, gates, pays)
     opened: Engine
-    if _choose_engine(engine, chosen, artifact) == "onnx":
+    if _choose_engine(engine, chosen, artifact, precise) == "onnx":
         from deepmcat_core.engine_onnx import OnnxEngine
 
         assert artifact.onnx is not None
         opened = OnnxEngine(artifact.onnx, threads=threads)
     else:
-        opened = _open_torch(artifact, chosen, threads)
+        opened = _open_torch(artifact, chosen, threads, precise)
     try:
-        artifact.self_test.check(opened.embed(artifact.self_test.images))
+        least = SELF_TEST_COSINE if precise == FLOAT32 else REDUCED_SELF_TEST_COSINE
+        artifact.self_test.check(opened.embed(artifact.self_test.images), least)
     except BaseException:
         opened.close()
         raise
@@ -145,21 +163,24 @@ def batches(images: Images, largest: int) -> Iterator[Images]:
         yield images[start : start + largest]
 
 
-def _choose_engine(engine: str, device: str, artifact: Artifact) -> str:
+def _choose_engine(engine: str, device: str, artifact: Artifact, precision: str) -> str:
     if engine not in ENGINES:
         raise ConfigError(f"engine is {engine!r}; {', '.join(ENGINES)} are engines")
     if engine == "onnx" and artifact.onnx is None:
         raise ConfigError("engine is 'onnx', and the artifact has no ONNX engine: use auto or torch")
     if engine == "onnx" and device != "cpu":
         raise ConfigError(f"engine is 'onnx', which runs on a CPU, and device is {device!r}: use torch or device cpu")
+    if engine == "onnx" and precision != FLOAT32:
+        raise ConfigError(f"engine is 'onnx', which runs in float32, and precision is {precision!r}: use torch or auto")
     if engine != "auto":
         return engine
     # A GPU install has torch and no ONNX Runtime, and may still be told to use its CPU.
     runnable = _installed("onnxruntime") or not _installed("torch")
-    return "onnx" if device == "cpu" and artifact.onnx is not None and runnable else "torch"
+    alike = device == "cpu" and precision == FLOAT32
+    return "onnx" if alike and artifact.onnx is not None and runnable else "torch"
 
 
-def _open_torch(artifact: Artifact, device: str, threads: int | None) -> Engine:
+def _open_torch(artifact: Artifact, device: str, threads: int | None, precision: str) -> Engine:
     if not _installed("torch"):
         raise MissingExtra("torch", "trainer")
     import torch
@@ -171,7 +192,16 @@ def _open_torch(artifact: Artifact, device: str, threads: int | None) -> Engine:
         torch.set_num_threads(threads)
     encoder = build_encoder(artifact.manifest.encoder)
     encoder.load_weights(artifact.encoder_weights())
-    return TorchEngine(encoder, device, size=artifact.manifest.preprocessing.size)
+    return TorchEngine(encoder, device, size=artifact.manifest.preprocessing.size, precision=precision)
+
+
+def _faster_precisions(device: str) -> tuple[str, ...]:
+    """Of a GPU. A CPU's do not matter, and asking would import torch."""
+    if device == "cpu":
+        return ()
+    from deepmcat_core.engine_torch import faster_precisions
+
+    return faster_precisions(device)
 
 
 def _installed(package: str) -> bool:

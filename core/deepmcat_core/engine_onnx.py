@@ -23,6 +23,7 @@ class OnnxEngine:
 
     name = "onnx"
     device = "cpu"
+    precision = "float32"
 
     def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
         """threads: all the CPUs that this process may use where None. Raises MissingExtra, ArtifactDamaged."""

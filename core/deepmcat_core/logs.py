@@ -16,7 +16,7 @@ FIELDS = frozenset(
     {
         "address", "artifact_id", "artifact_name", "artifact_version", "batch_size", "call_id", "caller_id",
         "catalog_version", "code", "count", "device", "duration_s", "engine", "error_type", "images", "method",
-        "previous_artifact_id", "queue_depth", "reason", "signal", "size_bytes", "stage", "trace_id",
+        "precision", "previous_artifact_id", "queue_depth", "reason", "signal", "size_bytes", "stage", "trace_id",
         "version", "workers",
     }
 )  # fmt: skip

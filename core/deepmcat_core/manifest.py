@@ -8,6 +8,7 @@ from typing import Any
 
 from deepmcat_core.errors import ArtifactFormat, ConfigError
 from deepmcat_core.frame import FramePolicy
+from deepmcat_core.precision import PrecisionGate
 from deepmcat_core.preprocessing import Preprocessing
 
 FORMAT_VERSION = 1
@@ -28,7 +29,8 @@ class Manifest:
 
     training: recipe, config, commit, seed, scores. decoders: "name version" of what decoded the training images.
     equality_gate: what the ONNX engine was measured at, None where there was none to measure; one that did not pass is
-    not in the artifact. files: path → SHA-256.
+    not in the artifact. precision_gates: what reduced precisions were measured at; none in artifacts made before there
+    were any. files: path → SHA-256.
     """
 
     created_at: str
@@ -40,6 +42,7 @@ class Manifest:
     training: dict[str, Any]
     decoders: tuple[str, ...]
     equality_gate: dict[str, Any] | None = None
+    precision_gates: tuple[PrecisionGate, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     metric: str = METRIC
     format_version: int = FORMAT_VERSION
@@ -70,6 +73,7 @@ class Manifest:
                 training=dict(data["training"]),
                 decoders=tuple(str(d) for d in data["decoders"]),
                 equality_gate=data["equality_gate"],
+                precision_gates=tuple(PrecisionGate.from_json(gate) for gate in data.get("precision_gates", ())),
                 files={str(k): str(v) for k, v in data["files"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:

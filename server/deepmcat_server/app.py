@@ -274,6 +274,7 @@ def _announce(server: Running, ready_file: Path | None) -> None:
         catalog_version=categorizer.catalog.version,
         engine=categorizer.engine.name,
         device=categorizer.engine.device,
+        precision=categorizer.engine.precision,
         version=version("deepmcat"),
     )
     if ready_file is not None:

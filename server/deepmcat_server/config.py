@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     caller_id_key_file: Path | None = None
 
     device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     encoder: EncoderText | None = None  # of a Triton, in place of the artifact's own
     encoder_timeout_s: float = Field(default=10, gt=0, le=3600)  # of a batch there
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -121,6 +122,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _together(self) -> Self:
         """What several settings have to be together."""
+        if self.encoder is not None and self.precision != "auto":
+            raise ValueError("precision is of the engine here, and encoder names one elsewhere: leave one of them out")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key belong together; one of them is missing")
         if self.tls_client_ca is not None and self.tls_cert is None:

@@ -43,6 +43,7 @@ def config(line: Line) -> oip.ModelConfigResponse:
         "catalog_version": str(line.categorizer.catalog.version),
         "engine": line.categorizer.engine.name,
         "device": line.categorizer.engine.device,
+        "precision": line.categorizer.engine.precision,
     }.items():
         described.parameters[key].string_value = value
     return oip.ModelConfigResponse(config=described)

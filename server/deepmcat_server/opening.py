@@ -66,12 +66,12 @@ class Opened:
 
 
 def engine_opener(settings: Settings) -> OpenEngine:
-    """What opens an artifact's engine: on the device of the settings, or in the Triton that they name.
+    """What opens an artifact's engine: on the device and in the precision of the settings, or in their Triton.
 
     Raises MissingExtra.
     """
     if settings.encoder is None:
-        return partial(open_engine, device=settings.device)
+        return partial(open_engine, device=settings.device, precision=settings.precision)
     if find_spec("tritonclient") is None:
         raise MissingExtra("tritonclient", "triton")
     from deepmcat_server.triton_engine import open_triton

@@ -95,6 +95,7 @@ class CategorizationServicer(pb_grpc.CategorizationServiceServicer):
             device=categorizer.engine.device,
             server_version=version("deepmcat"),
             decoders=self._decoders,
+            precision=categorizer.engine.precision,
         )
 
     async def ListCategories(  # noqa: N802

@@ -36,6 +36,7 @@ class TritonEngine:
 
     name = "triton"
     device = "remote"
+    precision = ""
 
     def __init__(self, model: Model, version: str, *, size: int, dim: int) -> None:
         """model: taken over. size, dim: S and D, which the artifact knows."""

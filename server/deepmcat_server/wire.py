@@ -83,6 +83,17 @@ def artifact(a: Artifact, catalog: Catalog) -> pb.Artifact:
         calibration=calibration(a.calibration),
         recipe=str(m.training.get("recipe", "")),
         decoders=m.decoders,
+        precision_gates=[
+            pb.PrecisionGate(
+                device=gate.device,
+                precision=gate.precision,
+                images=gate.images,
+                min_cosine=gate.min_cosine,
+                category_agreement=gate.category_agreement,
+                passed=gate.passed,
+            )
+            for gate in m.precision_gates
+        ],
     )
 
 

@@ -89,10 +89,21 @@ def artifact_response() -> pb.GetArtifactResponse:
             calibration=pb.Calibration(images=7, groups=1, alpha=0.01, note="No outlier verdicts: 7 images."),
             recipe="frozen",
             decoders=["pydicom 3.0.2"],
+            precision_gates=[
+                pb.PrecisionGate(
+                    device="cuda",
+                    precision="float16",
+                    images=512,
+                    min_cosine=0.9998,
+                    category_agreement=1,
+                    passed=True,
+                )
+            ],
         ),
         limits=pb.Limits(max_message_bytes=4 * 2**20, max_image_bytes=512 * 2**20, max_stream_in_flight=64),
         engine="onnxruntime",
         device="cpu",
+        precision="float32",
         server_version="0.1.0",
         decoders=["pydicom 3.0.2"],
     )

@@ -207,8 +207,19 @@ def test_describe_shows_what_is_served(server: str, capsys: Captured) -> None:
     assert cli.main(["describe", "--server", server]) == 0
 
     text = capsys.readouterr().out
-    for part in (ARTIFACT_ID, "efficientnet_lite0", "No outlier verdicts", "512 MiB", "onnxruntime", "CT 75%"):
+    for part in (
+        ARTIFACT_ID,
+        "efficientnet_lite0",
+        "No outlier verdicts",
+        "512 MiB",
+        "onnxruntime",
+        "CT 75%",
+        "in float32",
+    ):
         assert part in text
+    assert "float16 on cuda passed: cosine 0.99980 or more, the same category for 100.00% of 512" in " ".join(
+        text.split()
+    )
 
 
 def test_describe_as_json(server: str, capsys: Captured) -> None:

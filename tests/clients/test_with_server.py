@@ -88,6 +88,7 @@ async def test_server_and_disk_describe_the_same(serving: Serving, artifact: Art
         served, categories = await client.get_artifact(), await client.list_categories()
 
     assert served.artifact == info.artifact
+    assert [gate.precision for gate in served.artifact.precision_gates] == ["bfloat16"]
     assert categories == catalog
     assert served.serving is not None
     assert served.serving.limits.max_chunk_bytes == 2**20

@@ -59,7 +59,7 @@ class HeldEngine:
 
     def __init__(self, inner: Engine) -> None:
         self._inner = inner
-        self.name, self.device, self.dim = inner.name, inner.device, inner.dim
+        self.name, self.device, self.dim, self.precision = inner.name, inner.device, inner.dim, inner.precision
         self.free = threading.Event()
         self.free.set()
         self.entered = threading.Event()

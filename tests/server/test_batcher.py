@@ -304,7 +304,7 @@ async def test_embeddings_that_are_none_fail_their_image_alone(engine):
     """Where an engine gives one row that is no unit vector, that image fails, and the others have their embeddings."""
 
     class Bent:
-        name, device, dim = engine.name, engine.device, engine.dim
+        name, device, dim, precision = engine.name, engine.device, engine.dim, engine.precision
 
         def embed(self, images: np.ndarray) -> np.ndarray:
             rows = np.eye(8, dtype=np.float32)[images[:, 0, 0, 0]]

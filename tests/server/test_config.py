@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from deepmcat_core.artifact import Artifact
 from deepmcat_core.errors import ConfigError
 from deepmcat_server.addresses import parse_address
 from deepmcat_server.config import load
+from deepmcat_server.opening import engine_opener
 
 TLS = ["tls_cert=cert", "tls_key=key"]
 MTLS = [*TLS, "tls_client_ca=ca"]
@@ -66,6 +68,8 @@ def test_flags_over_variables_over_file_over_defaults(monkeypatch, tmp_path: Pat
         ({"sets": ["quotas={'**'={images_per_s=-1}}"]}, "quotas"),
         ({"sets": ["quotas={'**'={images=1}}"]}, "quotas"),
         ({"flags": OPEN, "sets": ["anonymous_scopes=['admin']"]}, "anonymous_scopes has admin"),
+        ({"flags": {"precision": "int8"}}, "'auto', 'float32', 'bfloat16' or 'float16'"),
+        ({"flags": {"precision": "float32", "encoder": "triton://127.0.0.1:1/m"}}, "leave one of them out"),
     ],
 )
 def test_mistakes_get_a_sentence(arguments, sentence):
@@ -127,3 +131,11 @@ def test_a_misspelt_variable_is_refused_and_a_foreign_one_is_not(monkeypatch: py
 
     with pytest.raises(ConfigError, match="DEEPMCAT_MAX_QUEU; did you mean DEEPMCAT_MAX_QUEUE"):
         load()
+
+
+def test_the_precision_reaches_the_engine(artifact: Artifact):
+    """A server that is told a precision opens no artifact that did not pass in it."""
+    opened = engine_opener(load(flags={"device": "cpu", "precision": "bfloat16"}))
+
+    with pytest.raises(ConfigError, match="did not pass for this artifact on cpu"):
+        opened(artifact)

@@ -36,7 +36,7 @@ async def test_cuda_serves_what_the_cpu_computes(serving, draft: Draft, pngs, re
     trained = dataclasses.replace(draft, manifest=manifest, encoder=weights, centroids=expected, self_test=recorded)
     artifacts.write(tmp_path / "trained", trained)
     artifact = Artifact.load(tmp_path / "trained")
-    engine = open_engine(artifact, device="cuda")
+    engine = open_engine(artifact, device="cuda", precision="float32")
 
     async with serving(artifact=artifact, engine=engine, max_batch=6) as served:
         messages = [

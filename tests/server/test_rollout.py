@@ -43,7 +43,7 @@ SETTINGS = {
 class Projection:
     """The engine of the tests' artifacts, which a test can hold. Every one that was opened is in `opened`."""
 
-    name, device = "random-projection", "cpu"
+    name, device, precision = "random-projection", "cpu", "float32"
     opened: ClassVar[weakref.WeakSet[Projection]] = weakref.WeakSet()
 
     def __init__(self, artifact: Artifact) -> None:

@@ -175,7 +175,7 @@ async def test_a_server_answers_through_it(artifact, engine, serving, pngs, requ
             described = await served.stub.GetArtifact(pb.GetArtifactRequest())
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "model's own" not in str(caught.value.details())
-    assert (described.engine, described.device) == ("triton", "remote")
+    assert (described.engine, described.device, described.precision) == ("triton", "remote", "")
     async with serving() as served:
         here = await served.stub.Categorize(request)
     assert here == there

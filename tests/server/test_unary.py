@@ -182,7 +182,7 @@ async def test_artifact_and_categories_are_described(serving):
     assert artifact.calibration.note == served.categorizer.artifact.calibration.note()
     assert (described.limits.max_queue, described.limits.default_timeout_ms) == (7, 2000)
     assert described.limits.max_chunk_bytes == 2**20
-    assert (described.engine, described.device) == ("random-projection", "cpu")
+    assert (described.engine, described.device, described.precision) == ("random-projection", "cpu", "float32")
     assert any(name.startswith("pydicom ") for name in described.decoders)
     assert [c.name for c in listed.categories] == ["CT chest", "MR head"]
     assert [list(c.cluster_ids) for c in listed.categories] == [[0, 1], [2, 3]]

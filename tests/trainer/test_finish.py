@@ -17,6 +17,7 @@ from deepmcat_core.backbones.backbone import Backbone
 from deepmcat_core.centroids import Centroids
 from deepmcat_core.encoder import Encoder, build_encoder
 from deepmcat_core.engine import open_engine
+from deepmcat_core.engine_torch import faster_precisions
 from deepmcat_core.errors import ConfigError
 from deepmcat_core.manifest import EncoderSpec
 from deepmcat_trainer.commands import evaluate as evaluate_command
@@ -158,6 +159,14 @@ def test_the_onnx_engine_passed_the_gate(made):
         for e in ("onnx", "torch")
     ]
     np.testing.assert_array_equal(clusters[0][0], clusters[1][0])
+
+
+def test_reduced_precisions_are_measured_where_they_are_faster(made):
+    """The manifest has a gate for each precision that this device is faster in, by all calibration images there are."""
+    gates = made.artifact.manifest.precision_gates
+    assert tuple(gate.precision for gate in gates) == faster_precisions("cpu")
+    assert all((gate.device, gate.images) == ("cpu", 100) for gate in gates)
+    assert all(gate.passed for gate in gates), [gate.failure() for gate in gates]
 
 
 def test_calibration_comes_from_the_calibration_split(made):

@@ -10,6 +10,7 @@ import torch
 from deepmcat_core.artifact import Artifact
 from deepmcat_core.centroids import Centroids
 from deepmcat_core.engine import open_engine
+from deepmcat_core.engine_torch import faster_precisions
 from deepmcat_trainer.commands.train import command as train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -32,12 +33,14 @@ def test_training_on_a_gpu_makes_an_artifact_that_loads(make_dataset, tmp_path, 
     train(dataset, tmp_path / "a", recipe="deepmcat2021-small", set_=settings, device="cuda")
     artifact = Artifact.load(tmp_path / "a")
 
-    engines = [open_engine(artifact, device=device, engine="torch") for device in ("cuda", "cpu")]
+    engines = [open_engine(artifact, device=device, engine="torch", precision="float32") for device in ("cuda", "cpu")]
     embeddings = [engine.embed(patterns(30)[:, None]) for engine in engines]
 
     assert "epoch 2/2" in capsys.readouterr().err
     assert [engine.device for engine in engines] == ["cuda:0", "cpu"]
     assert np.einsum("bd,bd->b", *embeddings).min() > 0.9999
+    assert {gate.device for gate in artifact.manifest.precision_gates} == {"cuda"}
+    assert tuple(gate.precision for gate in artifact.manifest.precision_gates) == faster_precisions("cuda:0")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ SIZE = 32
 class Recorded:
     """An engine that knows its answers."""
 
-    name, device = "recorded", "cpu"
+    name, device, precision = "recorded", "cpu", "float32"
 
     def __init__(self, embeddings: Sequence[Sequence[float]]) -> None:
         vectors = np.asarray(embeddings, dtype=np.float32)

@@ -21,20 +21,24 @@ from rich.console import Console
 
 from deepmcat_core import artifact as artifacts
 from deepmcat_core.artifact import Draft, SelfTest
+from deepmcat_core.assigner import Assigner
 from deepmcat_core.calibration import Calibration
 from deepmcat_core.catalog import Catalog
+from deepmcat_core.centroids import Centroids
 from deepmcat_core.encoder import Encoder
 from deepmcat_core.engine import Engine
 from deepmcat_core.engine_onnx import OnnxEngine
-from deepmcat_core.engine_torch import TorchEngine
+from deepmcat_core.engine_torch import TorchEngine, faster_precisions
 from deepmcat_core.errors import ArtifactDamaged, InferenceError, MissingExtra
 from deepmcat_core.manifest import Manifest
+from deepmcat_core.precision import PrecisionGate
 from deepmcat_trainer.categories import first_catalog
 from deepmcat_trainer.dataset import Dataset
 from deepmcat_trainer.features import embed, evenly_spaced, feature_store
 from deepmcat_trainer.grouping import FinalSettings, Grouping, SplitViews, calibrate, group
 from deepmcat_trainer.lineage import Previous, Succession
 from deepmcat_trainer.onnx_export import Gate, NotExportable, equality_gate, export_onnx
+from deepmcat_trainer.precision_gates import MOST_IMAGES, measured
 from deepmcat_trainer.self_test import self_test_images
 from deepmcat_trainer.splits import Split
 
@@ -64,10 +68,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Clustering:
-    """Everything that follows from the embeddings of an engine."""
+    """Everything that follows from the embeddings of an engine.
+
+    held_out: the embeddings of the images that judge reduced precisions.
+    """
 
     grouping: Grouping
     calibration: Calibration
+    held_out: Floats
 
 
 def finish(
@@ -108,14 +116,16 @@ def finish(
     if succession is not None:
         training = training | {"previous": succession.to_json([c.id for c in catalog.active])}
     images = self_test_images(size)
+    self_test = SelfTest(images=images, embeddings=reference.embed(images))
+    gates = _precision_gates(encoder, reference.device, dataset, made, catalog, self_test, console)
     draft = Draft(
-        manifest=_manifest(encoder, dataset, made, training | {"final": _record(final, made)}, gate),
+        manifest=_manifest(encoder, dataset, made, training | {"final": _record(final, made)}, gate, gates),
         encoder=encoder.weights(),
         centroids=grouping.fine.centroids,
         tree=grouping.tree,
         calibration=made.calibration,
         catalog=catalog,
-        self_test=SelfTest(images=images, embeddings=reference.embed(images)),
+        self_test=self_test,
         onnx=onnx,
     )
     return Finished(
@@ -155,7 +165,9 @@ def _cluster(engine: Engine, encoder: Encoder, dataset: Dataset, final: FinalSet
         grouping = group(SplitViews(embeddings, encoder.views), final, device=engine.device)
     unseen = embed(engine, dataset.images, held_out, description="embedding the calibration split")
     return _Clustering(
-        grouping=grouping, calibration=calibrate(grouping, unseen, alpha=final.alpha, device=engine.device)
+        grouping=grouping,
+        calibration=calibrate(grouping, unseen, alpha=final.alpha, device=engine.device),
+        held_out=unseen[evenly_spaced(len(held_out), MOST_IMAGES)],
     )
 
 
@@ -166,8 +178,46 @@ def _gate_images(dataset: Dataset) -> npt.NDArray[np.uint8]:
     return np.concatenate([np.asarray(dataset.images[chosen])[:, None], self_test_images(dataset.preprocessing.size)])
 
 
+def _precision_gates(
+    encoder: Encoder,
+    device: str,
+    dataset: Dataset,
+    made: _Clustering,
+    catalog: Catalog,
+    self_test: SelfTest,
+    console: Console,
+) -> tuple[PrecisionGate, ...]:
+    """What the precisions that are faster on this device were measured at, those that do not run left out."""
+    held_out = dataset.indices(Split.CALIBRATION)
+    judges = held_out[evenly_spaced(len(held_out), MOST_IMAGES)]
+    images = np.asarray(dataset.images[judges])[:, None]
+    assigner = Assigner(Centroids(made.grouping.fine.centroids, device), made.calibration, catalog)
+    gates: list[PrecisionGate] = []
+    for precision in faster_precisions(device) if len(judges) else ():
+        try:
+            gate = measured(
+                encoder,
+                device,
+                precision,
+                images=images,
+                expected=made.held_out,
+                assigner=assigner,
+                self_test=self_test,
+            )
+        except InferenceError as error:
+            _say(console, f"no {precision}: {error}")
+        else:
+            gates.append(gate)
+    return tuple(gates)
+
+
 def _manifest(
-    encoder: Encoder, dataset: Dataset, made: _Clustering, training: dict[str, Any], gate: Gate | None
+    encoder: Encoder,
+    dataset: Dataset,
+    made: _Clustering,
+    training: dict[str, Any],
+    gate: Gate | None,
+    gates: tuple[PrecisionGate, ...],
 ) -> Manifest:
     return Manifest(
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -179,6 +229,7 @@ def _manifest(
         training=training,
         decoders=dataset.decoders,
         equality_gate=gate.to_json() if gate else None,
+        precision_gates=gates,
     )
 
 

@@ -27,7 +27,7 @@ from deepmcat_client.commands.connecting import (
 from deepmcat_client.commands.tables import category_table, output
 from deepmcat_client.errors import InvalidRequest
 from deepmcat_client.local import read_artifact
-from deepmcat_client.results import ArtifactInfo, Catalog, Limits
+from deepmcat_client.results import ArtifactInfo, Catalog, Limits, PrecisionGate
 
 
 def command(
@@ -82,14 +82,24 @@ def _artifact_facts(info: ArtifactInfo) -> dict[str, str]:
         f"up to {p.frames} frames of a multi-frame image",
         "calibration": a.calibration.note,
         "decoders": ", ".join(a.decoders),
+        **({"precision": "\n".join(map(_gate, a.precision_gates))} if a.precision_gates else {}),
     }
+
+
+def _gate(gate: PrecisionGate) -> str:
+    verdict = "passed" if gate.passed else "did not pass"
+    return (
+        f"{gate.precision} on {gate.device} {verdict}: cosine {gate.min_cosine:.5f} "
+        f"or more, the same category for {gate.category_agreement:.2%} of {gate.images} calibration images"
+    )
 
 
 def _serving_facts(info: ArtifactInfo) -> dict[str, str]:
     serving = info.serving
     assert serving is not None
     return {
-        "version": f"{serving.version}, engine {serving.engine} on {serving.device}",
+        "version": f"{serving.version}, engine {serving.engine} on {serving.device}"
+        + (f" in {serving.precision}" if serving.precision else ""),
         "decoders": ", ".join(serving.decoders),
         **_limit_facts(serving.limits),
     }

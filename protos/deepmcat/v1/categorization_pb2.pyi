@@ -220,23 +220,25 @@ class GetArtifactRequest(_message.Message):
     def __init__(self, artifact_id: _Optional[str] = ...) -> None: ...
 
 class GetArtifactResponse(_message.Message):
-    __slots__ = ("artifact", "limits", "engine", "device", "server_version", "decoders")
+    __slots__ = ("artifact", "limits", "engine", "device", "server_version", "decoders", "precision")
     ARTIFACT_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     DECODERS_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     artifact: Artifact
     limits: Limits
     engine: str
     device: str
     server_version: str
     decoders: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, artifact: _Optional[_Union[Artifact, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., server_version: _Optional[str] = ..., decoders: _Optional[_Iterable[str]] = ...) -> None: ...
+    precision: str
+    def __init__(self, artifact: _Optional[_Union[Artifact, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., server_version: _Optional[str] = ..., decoders: _Optional[_Iterable[str]] = ..., precision: _Optional[str] = ...) -> None: ...
 
 class Artifact(_message.Message):
-    __slots__ = ("artifact_id", "created_at", "encoder", "dim", "clusters", "categories", "catalog_version", "preprocessing", "calibration", "recipe", "decoders")
+    __slots__ = ("artifact_id", "created_at", "encoder", "dim", "clusters", "categories", "catalog_version", "preprocessing", "calibration", "recipe", "decoders", "precision_gates")
     ARTIFACT_ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     ENCODER_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +250,7 @@ class Artifact(_message.Message):
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     DECODERS_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_GATES_FIELD_NUMBER: _ClassVar[int]
     artifact_id: str
     created_at: str
     encoder: str
@@ -259,7 +262,24 @@ class Artifact(_message.Message):
     calibration: Calibration
     recipe: str
     decoders: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, artifact_id: _Optional[str] = ..., created_at: _Optional[str] = ..., encoder: _Optional[str] = ..., dim: _Optional[int] = ..., clusters: _Optional[int] = ..., categories: _Optional[int] = ..., catalog_version: _Optional[int] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., recipe: _Optional[str] = ..., decoders: _Optional[_Iterable[str]] = ...) -> None: ...
+    precision_gates: _containers.RepeatedCompositeFieldContainer[PrecisionGate]
+    def __init__(self, artifact_id: _Optional[str] = ..., created_at: _Optional[str] = ..., encoder: _Optional[str] = ..., dim: _Optional[int] = ..., clusters: _Optional[int] = ..., categories: _Optional[int] = ..., catalog_version: _Optional[int] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., recipe: _Optional[str] = ..., decoders: _Optional[_Iterable[str]] = ..., precision_gates: _Optional[_Iterable[_Union[PrecisionGate, _Mapping]]] = ...) -> None: ...
+
+class PrecisionGate(_message.Message):
+    __slots__ = ("device", "precision", "images", "min_cosine", "category_agreement", "passed")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    MIN_COSINE_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    precision: str
+    images: int
+    min_cosine: float
+    category_agreement: float
+    passed: bool
+    def __init__(self, device: _Optional[str] = ..., precision: _Optional[str] = ..., images: _Optional[int] = ..., min_cosine: _Optional[float] = ..., category_agreement: _Optional[float] = ..., passed: _Optional[bool] = ...) -> None: ...
 
 class Preprocessing(_message.Message):
     __slots__ = ("version", "size", "intensity", "frames")

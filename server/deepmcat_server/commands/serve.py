@@ -20,6 +20,9 @@ def command(
         list[str] | None, typer.Option("--artifact", metavar="NAME=PATH", help="Another one, by name; may be repeated.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, float32, bfloat16, float16: the last two where they passed their gate.")
+    ] = None,
     encoder: Annotated[
         str | None, typer.Option(metavar="triton://HOST:PORT/MODEL", help="Run the encoder in a Triton there.")
     ] = None,
@@ -39,6 +42,7 @@ def command(
         "listen": listen,
         "admin": admin,
         "device": device,
+        "precision": precision,
         "encoder": encoder,
         "insecure": insecure or None,
         "artifacts": named,
