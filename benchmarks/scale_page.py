@@ -110,7 +110,8 @@ def _sum(*seconds: float | None) -> float | None:
 
 def _encoder_rate(file: Path) -> float:
     results = json.loads(file.read_text())["results"]
-    return max(row["images_per_s"] for row in results if row["what"] == "encode")
+    exact = [row for row in results if row["what"] == "encode" and row.get("precision", "float32") == "float32"]
+    return max(row["images_per_s"] for row in exact)
 
 
 def _hours(seconds: float | None) -> str:

@@ -31,7 +31,7 @@ from deepmcat_core.engine_onnx import OnnxEngine
 from deepmcat_core.engine_torch import TorchEngine, faster_precisions
 from deepmcat_core.errors import ArtifactDamaged, InferenceError, MissingExtra
 from deepmcat_core.manifest import Manifest
-from deepmcat_core.precision import PrecisionGate
+from deepmcat_core.precision import PrecisionGate, kind_of
 from deepmcat_trainer.categories import first_catalog
 from deepmcat_trainer.dataset import Dataset
 from deepmcat_trainer.features import embed, evenly_spaced, feature_store
@@ -167,7 +167,7 @@ def _cluster(engine: Engine, encoder: Encoder, dataset: Dataset, final: FinalSet
     return _Clustering(
         grouping=grouping,
         calibration=calibrate(grouping, unseen, alpha=final.alpha, device=engine.device),
-        held_out=unseen[evenly_spaced(len(held_out), MOST_IMAGES)],
+        held_out=unseen[evenly_spaced(len(held_out), MOST_IMAGES[kind_of(engine.device)])],
     )
 
 
@@ -189,7 +189,7 @@ def _precision_gates(
 ) -> tuple[PrecisionGate, ...]:
     """What the precisions that are faster on this device were measured at, those that do not run left out."""
     held_out = dataset.indices(Split.CALIBRATION)
-    judges = held_out[evenly_spaced(len(held_out), MOST_IMAGES)]
+    judges = held_out[evenly_spaced(len(held_out), MOST_IMAGES[kind_of(device)])]
     images = np.asarray(dataset.images[judges])[:, None]
     assigner = Assigner(Centroids(made.grouping.fine.centroids, device), made.calibration, catalog)
     gates: list[PrecisionGate] = []
