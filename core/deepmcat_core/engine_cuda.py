@@ -159,9 +159,7 @@ class Graphs:
                 self._collect(*under_way.pop(0), embeddings)
             part = images[start : start + self._largest]
             rows, slot = bucket(len(part), self._largest), self._slots[number % SLOTS]
-            padded = slot.images.numpy()
-            padded[: len(part)] = part
-            padded[len(part) : rows] = 0
+            slot.images.numpy()[: len(part)] = part  # what lies in the rows behind is computed and left
             self._device.start(slot, self._recorded[rows], rows)
             under_way.append((slot, start, len(part)))
         for each in under_way:

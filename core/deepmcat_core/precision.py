@@ -37,8 +37,8 @@ class PrecisionGate:
     """What an encoder in a reduced precision was measured at, beside float32.
 
     device: "cpu" or "cuda". images: calibration images. min_cosine: the lowest between two embeddings of an image, the
-    self-test's included. category_agreement: the share of calibration images with the same category, `unknown`
-    included.
+    self-test's included. category_agreement: the share of calibration images with the same nearest
+    category.
     """
 
     device: str

@@ -1,6 +1,8 @@
 """What an encoder loses in each reduced precision that is faster on the device it was trained on.
 
-The calibration images are the judges: nothing was fitted to them, and float32's answers for them are known already.
+The calibration images are the judges: no cluster was fitted to them, and their embeddings in float32 are known already.
+They judge the nearest category and not whether an image is an outlier: that is told by their own scores, so an image at
+the threshold is its own threshold, and the least rounding, of float32 too, puts it on the other side.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def precision_gate(
         np.einsum("nd,nd->n", expected, given),
         np.einsum("nd,nd->n", self_test.embeddings, candidate.embed(self_test.images)),
     ]
-    before, after = (np.array([a.category_id for a in assigner.assign(e, 1)]) for e in (expected, given))
+    before, after = (np.array([a.candidates[0].category_id for a in assigner.assign(e, 1)]) for e in (expected, given))
     return PrecisionGate.of(
         device=candidate.device,
         precision=candidate.precision,
