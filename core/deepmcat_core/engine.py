@@ -1,7 +1,7 @@
 """What runs an encoder: uint8 images in, unit embeddings out.
 
     Engine
-    ├── TorchEngine   engine_torch.py   the reference; CPU and CUDA
+    ├── TorchEngine   engine_torch.py   the reference; CPU and CUDA; alone in reduced precision (precision.py)
     └── OnnxEngine    engine_onnx.py    ONNX Runtime on a CPU: several times faster there, and without torch
 
 An artifact has an ONNX engine only where the trainer measured it equal to the reference. This module imports neither

@@ -71,9 +71,11 @@ class Cuda:
     def slot(self, largest: int, size: int, dim: int) -> Slot:
         """Pinned and device buffers."""
         shape = (largest, 1, size, size)
+        staged = torch.empty(shape, dtype=torch.uint8, device=self._device)
+        self._copies.wait_stream(torch.cuda.current_stream(self._device))  # on which that memory was in use before
         return Slot(
             images=torch.zeros(shape, dtype=torch.uint8, pin_memory=True),
-            staged=torch.zeros(shape, dtype=torch.uint8, device=self._device),
+            staged=staged,
             result=torch.zeros((largest, dim), dtype=torch.float32, pin_memory=True),
             copied=torch.cuda.Event(),  # type: ignore[no-untyped-call]
             done=torch.cuda.Event(),  # type: ignore[no-untyped-call]
