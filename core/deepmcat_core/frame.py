@@ -125,7 +125,7 @@ class Frame:
     """One decoded plane.
 
     pixels: (H, W) float32: grey, 0 is black and 1 is white, or, where `deep`, finite numbers of any range that
-    preprocessing stretches. inverted: the lowest of them is white.
+    preprocessing stretches, which may be uint8. inverted: the lowest of them is white.
     known: (H, W), which deep numbers are of the picture; others, such as padding, are 0 and become black. None: all.
     painted: (H, W) float32, grey of what is painted where nothing is known, and 0 elsewhere; None: nothing is.
     pixel_aspect: height of a pixel over its width.
@@ -133,7 +133,7 @@ class Frame:
     box: where the picture lies in `pixels`, which may be a smaller one that reaches out of it; None where it is all.
     """
 
-    pixels: FloatPlane
+    pixels: FloatPlane | npt.NDArray[np.uint8]
     deep: bool = False
     inverted: bool = False
     known: Mask | None = None

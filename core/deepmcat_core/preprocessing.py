@@ -104,6 +104,8 @@ def _known(values: FloatPlane, cover: FloatPlane | None) -> FloatPlane:
     return known
 
 
-def _resized(pixels: npt.NDArray[Any], width: int, height: int, box: Box | None) -> FloatPlane:
+def _resized(pixels: npt.NDArray[Any], width: int, height: int, box: Box | None) -> npt.NDArray[Any]:
+    if box is None and pixels.shape == (height, width):
+        return pixels
     image = PillowImage.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
     return np.asarray(image.resize((width, height), PillowImage.Resampling.BILINEAR, box=box), dtype=np.float32)
