@@ -10,6 +10,7 @@ pydicom's functions look in the data set alone and silently leave enhanced objec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -50,15 +51,23 @@ def monochrome(stored: Values, dataset: Dataset, frame: int, intensity: Intensit
         painted = np.where(coloured, palette.apply(stored), np.float32(0))
     inverted = is_inverted(dataset)
     show = _shown(stored, dataset, frame, intensity, little_endian=little_endian)
+    slope, intercept = rescaling(dataset, frame)
+    holds = holds_rescaling(stored, slope, intercept, unknown)
     if show is None:
-        values = modality_values(stored, dataset, frame, little_endian=little_endian)
+        # Grey is a line over these numbers, so a line over stored values is left out where it would cost them.
+        values = (
+            modality_values(stored, dataset, frame, little_endian=little_endian)
+            if holds
+            else stored * working_type(stored.dtype)(math.copysign(1, slope))
+        )
         wide = stored.dtype.itemsize > 2
         return deep_frame(values, intensity, unknown, inverted=inverted, wide=wide, painted=painted)
 
     def grey_of(levels: Values) -> FloatPlane:
-        values = modality_values(levels, dataset, frame, little_endian=little_endian)
+        exact = levels if holds else levels.astype(np.float64)
+        values = modality_values(exact, dataset, frame, little_endian=little_endian)
         grey = 1 - show(values) if inverted else show(values)
-        return np.where(np.isfinite(values), grey, np.float32(0))
+        return np.where(np.isfinite(levels), grey, np.float32(0))
 
     grey = by_level(stored, grey_of)
     if unknown is not None:
@@ -102,22 +111,51 @@ def modality_values(stored: Values, dataset: Dataset, frame: int, *, little_endi
         lookup = read_lookup_table(table, signed=stored.dtype.kind != "u", little_endian=little_endian)
         return by_level(stored, lookup.apply)
     values = stored.astype(working_type(stored.dtype))
-    slope, intercept = number(source, "RescaleSlope"), number(source, "RescaleIntercept")
-    if slope and slope != 1:
+    slope, intercept = rescaling(dataset, frame)
+    if slope != 1:
         values *= slope
     if intercept:
         values += intercept
     return values
 
 
-def may_be_negative(stored: np.dtype[Any], dataset: Dataset, frame: int) -> bool:
-    """Whether stored values of a type may become negative in the units of the modality, as Hounsfield units are."""
+def rescaling(dataset: Dataset, frame: int) -> tuple[float, float]:
+    """Slope and intercept of a frame; 1 and 0 where they are not said or, for a slope, of no use."""
     source = _modality(dataset, frame)
     if item(source, "ModalityLUTSequence") is not None:
+        return 1.0, 0.0
+    return number(source, "RescaleSlope") or 1.0, number(source, "RescaleIntercept") or 0.0
+
+
+def holds_rescaling(stored: Values, slope: float, intercept: float, unknown: Mask | None) -> bool:
+    """Whether (H, W) stored values can be told apart when they are rescaled, in the type that they are rescaled in.
+
+    They cannot where a slope makes them infinite or next to nothing, nor where an intercept has more digits than are
+    left for them. unknown: (H, W), which of them do not matter.
+    """
+    if slope == 1 and intercept == 0:
+        return True
+    if stored.dtype.kind != "f":
+        greatest, finest = 2.0 ** (8 * stored.dtype.itemsize), 1.0
+    else:
+        seen = stored[np.isfinite(stored) if unknown is None else np.isfinite(stored) & ~unknown]
+        greatest = float(np.abs(seen).max(initial=0))
+        finest = float(np.ptp(seen / 2)) * 2 if seen.size else 0.0
+    numbers = np.finfo(working_type(stored.dtype))
+    return (
+        greatest * abs(slope) + abs(intercept) < float(numbers.max)
+        and finest * abs(slope) > float(numbers.tiny)
+        and finest * abs(slope) >= 8 * float(numbers.eps) * abs(intercept)
+    )
+
+
+def may_be_negative(stored: np.dtype[Any], dataset: Dataset, frame: int) -> bool:
+    """Whether stored values of a type may become negative in the units of the modality, as Hounsfield units are."""
+    if item(_modality(dataset, frame), "ModalityLUTSequence") is not None:
         return False
     if stored.kind == "f":
         return True
-    slope, intercept = number(source, "RescaleSlope") or 1.0, number(source, "RescaleIntercept") or 0.0
+    slope, intercept = rescaling(dataset, frame)
     ends = np.iinfo(stored)
     return min(ends.min * slope, ends.max * slope) + intercept < 0
 

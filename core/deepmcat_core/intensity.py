@@ -17,7 +17,8 @@ REC_601 = (0.299, 0.587, 0.114)
 # as a fit that has come to nothing in a parametric map, would outshine its neighbours in a mean.
 OUTLIERS = 8.0
 
-_ROUNDING = 2.0**-20  # of numbers, relative: closer ones may be the same, and resampled to other ones
+# How far numbers may be apart that ought to be the same, in steps of their precision: as stored, and resampled.
+_STEPS_STORED, _STEPS_RESAMPLED = 2, 8
 
 
 def deep_frame(
@@ -70,17 +71,21 @@ def percents(intensity: Intensity, *, inverted: bool) -> tuple[float, float]:
     return (100 - intensity.high, 100 - intensity.low) if inverted else (intensity.low, intensity.high)
 
 
-def extent(numbers: npt.NDArray[Any], percents: tuple[float, float]) -> tuple[float, float] | None:
+def extent(
+    numbers: npt.NDArray[Any], percents: tuple[float, float], steps: int = _STEPS_RESAMPLED
+) -> tuple[float, float] | None:
     """The two percentiles of (N,) numbers, or where they coincide (a mask with few pixels set) minimum and maximum.
 
+    steps: of the precision of numbers, which may lie between those that coincide.
     None where those coincide too, and where there are no numbers.
     """
     if not numbers.size:
         return None
+    rounding = steps * precision(numbers.dtype)
     low, high = _percentiles(numbers, percents)
-    if _coincide(low, high):
+    if _coincide(low, high, rounding):
         low, high = float(numbers.min()), float(numbers.max())
-    return None if _coincide(low, high) else (low, high)
+    return None if _coincide(low, high, rounding) else (low, high)
 
 
 def scale(values: npt.NDArray[Any], low: float, high: float, beyond: float = 0) -> FloatPlane:
@@ -95,6 +100,11 @@ def scale(values: npt.NDArray[Any], low: float, high: float, beyond: float = 0) 
 def working_type(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     """The floating type that holds every value of a type exactly enough: single for 16 bits and for itself."""
     return np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64
+
+
+def precision(dtype: np.dtype[Any]) -> float:
+    """The step from 1 to the next number, in the type that holds a type's values."""
+    return float(np.finfo(working_type(dtype)).eps)
 
 
 def luminance(colours: npt.NDArray[Any], white: float) -> FloatPlane:
@@ -147,11 +157,12 @@ def _between(low: Any, high: Any, part: float) -> float:
     return float(low) + way * part if part < 0.5 else float(high) - way * (1 - part)
 
 
-def _coincide(low: float, high: float) -> bool:
-    return not high - low > _ROUNDING * max(abs(low), abs(high))
+def _coincide(low: float, high: float, rounding: float) -> bool:
+    return not high / 2 - low / 2 > rounding / 2 * max(abs(low), abs(high))
 
 
 def _narrowed(values: npt.NDArray[Any], known: Mask | None, intensity: Intensity, *, inverted: bool) -> FloatPlane:
     """(H, W) numbers of any size in what single precision can tell apart: what will be about grey is from 0 to 1."""
-    ends = extent(values.ravel() if known is None else values[known], percents(intensity, inverted=inverted))
+    seen = values.ravel() if known is None else values[known]
+    ends = extent(seen, percents(intensity, inverted=inverted), _STEPS_STORED)
     return np.zeros(values.shape, dtype=np.float32) if ends is None else scale(values, *ends, beyond=OUTLIERS)

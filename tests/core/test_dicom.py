@@ -197,6 +197,30 @@ def test_slopes_that_mean_something_are_applied(slope, expected, make_dicom, gre
     np.testing.assert_allclose(grey_of(make_dicom(STEPS, RescaleSlope=slope)), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("slope", "intercept"),
+    [("1e300", "0"), ("-1e300", "0"), ("1e-60", "0"), ("1e308", "1e308"), ("1e-9", "1000000"), ("1", "1e15")],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.float32, np.float64])
+def test_a_rescaling_of_any_size_leaves_the_picture(dtype, slope, intercept, make_dicom, grey_of):
+    """Whatever the units, grey is a line over stored values; a slope says which way it goes."""
+    data = make_dicom((STEPS // 2).astype(dtype), RescaleSlope=slope, RescaleIntercept=intercept)
+
+    np.testing.assert_allclose(grey_of(data), 1 - QUARTERS if slope.startswith("-") else QUARTERS, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "centre", "width"),
+    [("1e300", "0", "2e302", "4e302"), ("1e-60", "0", "2e-58", "4e-58"), ("1", "16777216", "16777416", "400")],
+)
+def test_a_window_is_in_units_of_any_size(slope, intercept, centre, width, make_dicom, grey_of):
+    """What single precision does not hold of them is computed in double."""
+    window = {"WindowCenter": centre, "WindowWidth": width, "VOILUTFunction": "LINEAR_EXACT"}
+    data = make_dicom(STEPS, RescaleSlope=slope, RescaleIntercept=intercept, **window)
+
+    np.testing.assert_allclose(grey_of(data, mode="window"), QUARTERS, atol=1e-6)
+
+
 def test_a_modality_lut_sequence_is_looked_up(make_dicom, grey_of):
     """Stored values below and above the table take its first and last entry."""
     data = make_dicom(STEPS // 100, ModalityLUTSequence=Sequence([lut([100, 0, 50], first=1)]))

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from deepmcat_core.frame import Frame, RawPlane
-from deepmcat_core.intensity import extent
+from deepmcat_core.frame import Frame, Intensity, RawPlane
+from deepmcat_core.intensity import deep_frame, extent
 from deepmcat_core.planes import ReadOptions, read_planes
 from deepmcat_core.preprocessing import Preprocessing
 
@@ -56,3 +56,28 @@ def test_bytes_are_stretched_as_the_numbers_they_are(kind, shape, inverted):
 
     expected = Preprocessing(size=32).apply(Frame(pixels=values.astype(np.float32), deep=True, inverted=inverted))
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset"),
+    [(np.float64, 1e6), (np.float64, -1e6), (np.float64, 1e13), (np.float32, 1e6), (np.int32, 2**30), (np.int32, 0)],
+)
+def test_texture_on_an_offset_is_shown(dtype, offset):
+    """As far as the type can tell its numbers apart, they are stretched as they are without the offset."""
+    texture = np.add.outer(np.arange(32), np.arange(32)) // 4 / (1 if dtype is np.int32 else 16)  # 0 to 15, or to 1
+
+    seen = Preprocessing(size=32).apply(deep_frame((texture + offset).astype(dtype), Intensity(), wide=True))
+
+    plain = Preprocessing(size=32).apply(deep_frame(texture, Intensity(), wide=True))
+    np.testing.assert_allclose(seen, plain, atol=1)
+
+
+@pytest.mark.parametrize("side", [32, 50])
+@pytest.mark.parametrize("value", [1.0, 1234.567, -1e6, 1e30])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_differs_by_rounding_is_flat(dtype, value, side):
+    """A number that was computed in two ways is the same number: neighbours in its type are no picture."""
+    values = np.full((side, side), value, dtype=dtype)
+    values[::2, 1::3] = np.nextafter(values[0, 0], dtype(np.inf))
+
+    assert not Preprocessing(size=32).apply(deep_frame(values, Intensity(), wide=True)).any()
