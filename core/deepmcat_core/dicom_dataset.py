@@ -46,6 +46,16 @@ ATTRIBUTES = (
     "DoubleFloatPixelData", "PixelData",
 )  # fmt: skip
 
+MAX_BYTES = 4096  # of an element that has a few values; pydicom would convert a million of them, one by one
+
+# What may be longer: tables and pixels. They are bytes, whatever VR they were written with.
+_BULK = frozenset(
+    tag_for_keyword(keyword)
+    for keyword in ATTRIBUTES
+    if keyword.endswith(("LookupTableData", "LUTData", "PixelData")) or keyword.startswith("ExtendedOffsetTable")
+)
+_BULK_VRS = frozenset({None, "OB", "OD", "OF", "OL", "OV", "OW", "SS", "UN", "US"})
+
 _CHARACTER_SET = 0x00080005
 _MAX_CHARACTER_SET_BYTES = 1024  # a few names of sets; each is looked up, so a longer one counts as absent
 _PIXELS = frozenset({FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA, PIXEL_DATA})
@@ -57,7 +67,7 @@ WITHOUT_PIXELS: Mapping[int, BaseTag] = {tag: base for tag, base in WITH_PIXELS.
 
 
 class SparseDataset(Dataset):
-    """A data set, or an item, of which the outline was walked.
+    """A data set, or an item, of which the outline was walked. What is longer than it may be is not there.
 
     character_set: of what it is in, in the words of Python; its own wins.
     """
@@ -65,7 +75,9 @@ class SparseDataset(Dataset):
     def __init__(
         self, data: bytes, seen: Outline, encoding: Encoding, limits: Limits, character_set: list[str] | None = None
     ) -> None:
-        elements: dict[BaseTag, DataElement | RawDataElement] = {**seen.elements}
+        elements: dict[BaseTag, DataElement | RawDataElement] = {
+            tag: kept for tag, raw in seen.elements.items() if (kept := _bounded(raw)) is not None
+        }
         super().__init__(elements)
         self._data = data
         self._limits = limits
@@ -95,3 +107,12 @@ class SparseDataset(Dataset):
             return None
         seen, encoding = item_outline(self._data, items.offsets[number], items.encoding, self._limits, WITHOUT_PIXELS)
         return SparseDataset(self._data, seen, encoding, self._limits, self._python_encodings)
+
+
+def _bounded(raw: RawDataElement) -> RawDataElement | None:
+    """An element that costs no more to convert than it should; None where it is longer than any of its kind."""
+    if raw.length <= MAX_BYTES:
+        return raw
+    if raw.tag not in _BULK:
+        return None
+    return raw if raw.VR in _BULK_VRS else raw._replace(VR="OB")

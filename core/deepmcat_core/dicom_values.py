@@ -8,18 +8,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from deepmcat_core.dicom_dataset import SparseDataset
 
-MAX_BYTES = 4096  # of an element that has a few values; pydicom would convert a million of them, one by one
 
-
-def numbers(dataset: Dataset, keyword: str, *, max_bytes: int = MAX_BYTES) -> tuple[float, ...]:
-    """The finite numbers of an element; () where it is absent, empty, longer than `max_bytes`, or anything else."""
-    value = _value(dataset, keyword, max_bytes)
+def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """The finite numbers of an element; () where it is absent, empty, or anything else."""
+    value = _value(dataset, keyword)
     if value is None or value == "":
         return ()
     try:
@@ -44,8 +41,8 @@ def in_sign(value: float, *, signed: bool, bits: int = 16) -> float:
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """The values of an element as text, stripped; () where there are none, or more than MAX_BYTES of them."""
-    value = _value(dataset, keyword, MAX_BYTES)
+    """The values of an element as text, stripped; () where there are none."""
+    value = _value(dataset, keyword)
     if value is None:
         return ()
     values = value if isinstance(value, MultiValue | list | tuple) else [value]
@@ -74,14 +71,9 @@ def functional_group(dataset: Dataset, frame: int, macro: str) -> Dataset | None
     return None
 
 
-def _value(dataset: Dataset, keyword: str, max_bytes: int) -> Any:
-    """What pydicom makes of an element; None where it is absent, longer, or nothing can be made of it."""
-    raw: object = dataset.get_item(keyword)  # an element, says its annotation, and often a raw one
-    if raw is None:  # absent, as most are
-        return None
-    if isinstance(raw, RawDataElement) and raw.value is not None and len(raw.value) > max_bytes:
-        return None  # before it is converted
+def _value(dataset: Dataset, keyword: str) -> Any:
+    """What pydicom makes of an element; None where it is absent, or nothing can be made of it."""
     try:
-        return dataset[keyword].value
+        return dataset[keyword].value if keyword in dataset else None  # most are absent
     except Exception:  # noqa: BLE001 - pydicom raises whatever the moment suggests
         return None

@@ -61,7 +61,7 @@ def read_lookup_table(item: Dataset, *, signed: bool, little_endian: bool) -> Lo
     if isinstance(data, bytes):
         entries = _unpacked(data, count, bits, little_endian=little_endian)
     else:
-        entries = np.asarray(numbers(item, "LUTData", max_bytes=2 * MAX_ENTRIES), dtype=np.float32)
+        entries = np.asarray(numbers(item, "LUTData"), dtype=np.float32)
     if not entries.size:
         raise CorruptImage("a lookup table of the DICOM object has no entries")
     top = float(2 ** min(bits, 16) - 1) if bits >= 1 else 65535.0

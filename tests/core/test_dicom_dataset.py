@@ -245,3 +245,28 @@ def test_a_long_character_set_counts_as_absent(make_dicom):
     data = make_dicom(STEPS)
     at = data.index(b"\x08\x00\x16\x00")
     assert read(data[:at] + long + data[at:]).original_character_set == read(data).original_character_set
+
+
+@pytest.mark.parametrize(
+    "tag", [(0x0008, 0x0016), (0x0008, 0x0008), (0x0028, 0x0004), (0x0028, 0x0006), (0x0028, 0x0101), (0x0028, 0x1052)]
+)
+@pytest.mark.parametrize("vr", [b"UC", b"UN", b"UT", b"OB"])
+def test_a_value_longer_than_its_kind_counts_as_absent(tag, vr, make_dicom):
+    """Megabytes of text under the tag of a few characters are never made values of, whoever asks."""
+    short, long = (long_element(*tag, vr, b"1.5\\" * n, struct.pack("<L", 4 * n)) for n in (1024, 1025))
+
+    assert tag in read(spliced(make_dicom(STEPS), short))
+    assert tag not in read(spliced(make_dicom(STEPS), long))
+
+
+@pytest.mark.parametrize("vr", [b"UC", b"UT", b"SV", b"OB", b"OW", b"UN"])
+@pytest.mark.parametrize("tag", [(0x0028, 0x1201), (0x7FE0, 0x0001), (0x7FE0, 0x0010)])
+def test_long_tables_and_pixels_are_bytes(tag, vr, make_dicom):
+    """Whatever VR they are written with; as text, each megabyte would cost a tenth of a second."""
+    value = b"1.5\\" * 2000
+    data = make_dicom(STEPS)
+    at = data.rindex(PIXEL_DATA)
+
+    found = read(data[:at] + long_element(*tag, vr, value, struct.pack("<L", len(value))))
+
+    assert found[tag].value == value
