@@ -60,9 +60,16 @@ class EncapsulatedFrames:
         if len(offsets := parse_basic_offsets(self._data)) >= self._count:
             numbers = {item - self._items[0]: number for number, item in enumerate(self._items)}
             starts = [numbers.get(offset, -1) for offset in offsets]
-            if -1 in starts or starts != sorted(set(starts)):
+            if -1 not in starts and starts == sorted(set(starts)):
+                return starts
+            # Such as all zero. Where as many codestreams end as there are frames, they need no table to be told apart.
+            if len(self._ended) != self._count:
                 raise CorruptImage("the offsets to the frames of the DICOM image are not those of fragments")
-            return starts
+        return self._ended
+
+    @cached_property
+    def _ended(self) -> list[int]:
+        """The number of every frame's first fragment: the one after that in which a codestream ends."""
         return [0, *(n + 1 for n in range(len(self._items) - 1) if _END_OF_IMAGE in self._fragment(n)[-10:])]
 
     def _at(self, offset: int, length: int) -> bytes:

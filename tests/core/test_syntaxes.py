@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -256,6 +257,28 @@ def test_frames_that_cannot_be_told_apart_are_corrupt(second):
     """Offsets twice to the same place, into the middle and beyond the end."""
     with pytest.raises(CorruptImage, match="not those of fragments"):
         EncapsulatedFrames(of_two_fragments([b"abcd", b"efgh"], second), 2)[1]
+
+
+@pytest.mark.parametrize("fragments", [2, 3])
+@pytest.mark.parametrize("entries", [[0, 0, 0], [0, 0xFFFFFFFF, 0], [7, 8, 9], [0, 0, 0, 0]])
+def test_a_wrong_table_is_not_needed_where_codestreams_end(entries, fragments):
+    """As many ends as frames say where each is, such as under a table that was left zero."""
+    frames = [b"abcdef\xff\xd9", b"ghijkl\xff\xd9", b"mnopqr\xff\xd9"]
+    table = struct.pack(f"<4sL{len(entries)}L", b"\xfe\xff\x00\xe0", 4 * len(entries), *entries)
+    data = table + encapsulate(frames, fragments_per_frame=fragments, has_bot=False)[8:]
+
+    assert [EncapsulatedFrames(data, 3)[index] for index in range(3)] == frames
+
+
+def test_a_wrong_table_is_not_guessed_at():
+    """A codestream fewer, or one more, than there are frames: which is which cannot be known."""
+    frames = [b"abcdef\xff\xd9", b"ghijkl\xff\xd9", b"mnopqr\xff\xd9"]
+    for claimed in (2, 4):
+        table = struct.pack(f"<4sL{claimed}L", b"\xfe\xff\x00\xe0", 4 * claimed, *[0] * claimed)
+        data = table + encapsulate(frames, fragments_per_frame=2, has_bot=False)[8:]
+
+        with pytest.raises(CorruptImage, match="not those of fragments"):
+            EncapsulatedFrames(data, claimed)[1]
 
 
 def test_fragments_without_an_end_of_a_frame_are_corrupt():
