@@ -7,12 +7,13 @@ read item by item: of a hundred thousand frames, the groups of those that are us
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydicom.charset import convert_encodings
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, TagType
 
 from deepmcat_core.dicom_structure import (
     DOUBLE_FLOAT_PIXEL_DATA,
@@ -63,6 +64,7 @@ _PIXELS = frozenset({FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA, PIXEL_DATA})
 WITH_PIXELS: Mapping[int, BaseTag] = {
     tag: BaseTag(tag) for keyword in ATTRIBUTES if (tag := tag_for_keyword(keyword)) is not None
 }
+_TAGS = {keyword: WITH_PIXELS[tag] for keyword in ATTRIBUTES if (tag := tag_for_keyword(keyword)) is not None}
 WITHOUT_PIXELS: Mapping[int, BaseTag] = {tag: base for tag, base in WITH_PIXELS.items() if tag not in _PIXELS}
 
 
@@ -93,6 +95,14 @@ class SparseDataset(Dataset):
     def __bool__(self) -> bool:
         """Whether there is anything in it, kept or not: an item that holds but a sequence is something."""
         return not self._is_empty
+
+    def __contains__(self, name: TagType) -> bool:
+        """As in any data set, without pydicom's search for what a keyword may be."""
+        return super().__contains__(_TAGS.get(name, name) if isinstance(name, str) else name)
+
+    def __getitem__(self, key: Any) -> Any:
+        """As in any data set, without pydicom's search for what a keyword may be."""
+        return super().__getitem__(_TAGS.get(key, key) if isinstance(key, str) else key)
 
     def item(self, keyword: str, number: int = 0) -> SparseDataset | None:
         """An item of a sequence, as it is however often it is asked for; None where there is none of that number."""

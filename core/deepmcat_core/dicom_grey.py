@@ -96,8 +96,10 @@ def padding(stored: Values, dataset: Dataset) -> Mask | None:
         return None
     ends = [value, value if limit is None else limit]
     if stored.dtype.kind != "f":
-        ends = [in_sign(end, signed=stored.dtype.kind == "i", bits=8 * stored.dtype.itemsize) for end in ends]
-    mask: Mask = (stored >= min(ends)) & (stored <= max(ends))
+        signed = (in_sign(end, signed=stored.dtype.kind == "i", bits=8 * stored.dtype.itemsize) for end in ends)
+        ends = [int(end) if end.is_integer() else end for end in signed]  # else all pixels would be made floats first
+    first, last = min(ends), max(ends)
+    mask: Mask = stored == first if first == last else (stored >= first) & (stored <= last)
     return mask
 
 

@@ -33,6 +33,7 @@ _VRS = _LONG_VRS | {
     b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
     b"ST", b"TM", b"UI", b"UL", b"US",
 }  # fmt: skip
+_VRS_OF_SEQUENCES = frozenset({b"", b"SQ", b"UN"})
 _OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 _DELIMITERS, _DELIMITER_BYTES = 0xFFFE, (b"\xfe\xff", b"\xff\xfe")  # the group of items and ends
 _HEADER = 8  # bytes of an item's tag and length, and of a short element's tag, VR and length
@@ -154,7 +155,7 @@ def outline(
             limits.check_elements(elements)
             if here is outside:
                 seen.is_empty = False
-        elif _is_sequence(data, tag, vr, length, value):
+        elif (vr in _VRS_OF_SEQUENCES or length == UNDEFINED) and _is_sequence(data, tag, vr, length, value):
             depth += 1
             if depth > limits.max_depth:
                 raise ImageTooLarge(f"the DICOM object nests sequences deeper than {limits.max_depth}, the limit")

@@ -82,10 +82,27 @@ def extent(
     if not numbers.size:
         return None
     rounding = steps * precision(numbers.dtype)
-    low, high = _percentiles(numbers, percents)
+    low, high = percentiles(numbers, percents)
     if _coincide(low, high, rounding):
         low, high = float(numbers.min()), float(numbers.max())
     return None if _coincide(low, high, rounding) else (low, high)
+
+
+def percentiles(numbers: npt.NDArray[Any], percents: tuple[float, float]) -> tuple[float, float]:
+    """Two percentiles of (N,) numbers, the lower first: between neighbours in order, on a straight line.
+
+    They are those of `np.percentile` to the bit, which takes much longer to ask for them than to find them.
+    """
+    last = numbers.size - 1
+    places = [last * (percent / 100) for percent in percents]
+    before = [math.floor(place) for place in places]
+    after = [min(rank + 1, last) for rank in before]
+    halves = _halves_in_order(numbers, [*before, *after])
+    low, high = (
+        2 * _between(halves[i], halves[i + len(places)], place - rank)
+        for i, (place, rank) in enumerate(zip(places, before, strict=True))
+    )
+    return low, high
 
 
 def scale(values: npt.NDArray[Any], low: float, high: float, beyond: float = 0) -> FloatPlane:
@@ -122,23 +139,6 @@ def unusable(values: npt.NDArray[Any]) -> Mask | None:
         return None
     finite = np.isfinite(values)
     return None if finite.all() else ~finite
-
-
-def _percentiles(numbers: npt.NDArray[Any], percents: tuple[float, float]) -> tuple[float, float]:
-    """Two percentiles of (N,) numbers, the lower first: between neighbours in order, on a straight line.
-
-    They are those of `np.percentile` to the bit, which takes much longer to ask for them than to find them.
-    """
-    last = numbers.size - 1
-    places = [last * (percent / 100) for percent in percents]
-    before = [math.floor(place) for place in places]
-    after = [min(rank + 1, last) for rank in before]
-    halves = _halves_in_order(numbers, [*before, *after])
-    low, high = (
-        2 * _between(halves[i], halves[i + len(places)], place - rank)
-        for i, (place, rank) in enumerate(zip(places, before, strict=True))
-    )
-    return low, high
 
 
 def _halves_in_order(numbers: npt.NDArray[Any], ranks: list[int]) -> npt.NDArray[Any]:

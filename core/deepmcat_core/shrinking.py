@@ -25,6 +25,7 @@ from PIL import ImageFile
 
 from deepmcat_core.codestream import Codestream
 from deepmcat_core.frame import Box
+from deepmcat_core.intensity import percentiles
 
 # Pixels that remain for each that is wanted, a side. Every halving makes JPEG 2000 four times as fast, and JPEG, which
 # has to read all of its code, hardly.
@@ -105,8 +106,8 @@ def fine(values: npt.NDArray[Any], percents: tuple[float, float] | None) -> floa
         return (grain + 1) / 255
     pairs = above + middle
     even = columns // 2 * 2
-    low, high = np.percentile((pairs[:, 0:even:2] + pairs[:, 1:even:2]) / 4, percents)
-    return (grain + 1) / float(high - low) if high > low else math.inf
+    low, high = percentiles(((pairs[:, 0:even:2] + pairs[:, 1:even:2]) / 4).ravel(), percents)
+    return (grain + 1) / (high - low) if high > low else math.inf
 
 
 def _jpeg(frame: bytes, codestream: Codestream, times: int, *, is_rgb: bool) -> Shrunk:
