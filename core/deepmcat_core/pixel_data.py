@@ -230,10 +230,14 @@ def _required(dataset: Dataset, keyword: str) -> int:
 
 
 def _checked(frame: bytes, syntax: UID, layout: PixelLayout) -> Codestream | None:
-    """What a frame says of itself; refused where it is of another size than the header says."""
+    """What a frame says of itself; refused where the header has another size, or less room for samples."""
     stated = read_codestream(frame)
     if stated is not None and stated.size != (layout.rows, layout.columns, layout.samples):
         raise CorruptImage("a frame of the DICOM image is not of the size that the header says")
+    if stated is not None and stated.bits > max(8, layout.bits):
+        raise CorruptImage(
+            f"a frame of the DICOM image has samples of {stated.bits} bits; the header allocates {layout.bits}"
+        )
     packed_bytes = layout.rows * layout.columns * layout.samples * layout.bits // 8
     if syntax == RLELossless and packed_bytes > _RLE_EXPANSION * len(frame):
         raise CorruptImage("a frame of the DICOM image is too short for the size that the header says")

@@ -21,8 +21,10 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -712,6 +714,25 @@ def test_a_frame_of_another_size_is_refused_unread(syntax, make_dicom, decode_im
 
     with pytest.raises(CorruptImage, match="not of the size"):
         decode_image(data)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "encode"),
+    [
+        (JPEGLosslessSV1, lambda values: imagecodecs.ljpeg_encode(values, bitspersample=12)),
+        (JPEGLSLossless, imagecodecs.jpegls_encode),
+        (JPEG2000Lossless, lambda values: imagecodecs.jpeg2k_encode(values, codecformat="j2k", level=0)),
+    ],
+)
+def test_a_frame_of_more_bits_than_are_allocated_is_refused(syntax, encode, make_dicom, decode_image, grey_of):
+    """The low half of its samples would make a picture, and another one."""
+    values = np.add.outer(np.arange(16), np.arange(16)).astype(np.uint16) * 100
+    size = {"syntax": syntax, "encoded": [encode(values)]}
+    with pytest.raises(CorruptImage, match="the header allocates 8"):
+        decode_image(make_dicom(values.astype(np.uint8), **size))
+
+    ramp = np.add.outer(np.arange(16), np.arange(16)) / 30
+    np.testing.assert_allclose(grey_of(make_dicom(values, BitsStored=12, HighBit=11, **size)), ramp, atol=1e-6)
 
 
 def test_an_rle_frame_too_short_for_its_size_is_refused_unread(make_dicom, decode_image):
