@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from deepmcat_server import audit
 from deepmcat_server.callers import Callers
 from deepmcat_server.errors import PermissionDenied
 from deepmcat_server.gate import STREAMS
-from deepmcat_server.interceptors import CALL, Around, Context
+from deepmcat_server.interceptors import CALL, Before, Context
 from deepmcat_server.quotas import Quotas
 from deepmcat_server.scopes import is_open, required
 
 
-class Access(Around):
+class Access(Before):
     """Tells the caller, checks its scope, and refuses unary calls of images where its quota is used up."""
 
     def __init__(self, callers: Callers, quotas: Quotas) -> None:
         self._callers = callers
         self._quotas = quotas
 
-    @asynccontextmanager
-    async def around(self, service: str, method: str, context: Context) -> AsyncIterator[None]:
+    async def before(self, service: str, method: str, context: Context) -> None:
         """Let the call in, or raise Unauthenticated, PermissionDenied, QuotaExceeded."""
         if not is_open(service):
             await self._admit(service, method, context)
-        yield
 
     async def _admit(self, service: str, method: str, context: Context) -> None:
         caller = await self._callers.of(context)

@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=1024, ge=1)
     max_pending_frames: int = Field(default=8192, ge=1)  # of all images inside, counted as the most that they can have
     queue_budget_s: float = Field(default=2.0, gt=0, le=3600)  # the longest that an image may have to wait inside
-    max_stream_in_flight: int = Field(default=32, ge=1)
+    max_stream_in_flight: int = Field(default=64, ge=1)  # one batch that runs, and the next
     max_frames: int = Field(default=64, ge=1, le=4096)
     max_side: int = Field(default=32768, ge=1)
 

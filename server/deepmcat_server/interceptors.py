@@ -1,6 +1,7 @@
 """Around every call: what is counted and logged of it, and how its errors travel.
 
-    Remembering ─► Observing ─► Translating ─► Access (access.py) ─► Gate (gate.py) ─► Reading (reading.py) ─► handler
+    Remembering ─► Observing ─► Translating ─► Access (access.py) ─► Gate (gate.py)
+        ─► Shedding (shedding.py) ─► Reading (reading.py) ─► handler
 
 The translating interceptor is the only place that aborts a call. Reading is last: it makes a stream of every request,
 so that nothing of one is read before the gate has let the call in, and a malformed one is an error like others.
@@ -106,6 +107,35 @@ class Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[type-arg]  # gene
             return None
         _, service, method = handler_call_details.method.split("/")
         return _wrapped(handler, lambda context: self.around(service, method, context))
+
+
+class Before(grpc.aio.ServerInterceptor, ABC):  # type: ignore[type-arg]  # generic in its stubs only
+    """An interceptor that lets a call go on or raises, and has nothing to do with how it ends."""
+
+    @abstractmethod
+    async def before(self, service: str, method: str, context: Context) -> None:
+        """Let a call of `service`/`method` go on, or raise."""
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Handler]], handler_call_details: Any
+    ) -> Handler:
+        """The handler behind `before`; a method that nobody registered is left to gRPC."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        _, service, method = handler_call_details.method.split("/")
+        inner = behaviour(handler)
+
+        async def call(requests: Any, context: Context) -> Any:
+            await self.before(service, method, context)
+            return await inner(requests, context)
+
+        async def generate(requests: Any, context: Context) -> AsyncIterator[Any]:
+            await self.before(service, method, context)
+            async for response in inner(requests, context):
+                yield response
+
+        return of_stream(handler, generate if inspect.isasyncgenfunction(inner) else call, handler.request_deserializer)
 
 
 class Observing(Around):

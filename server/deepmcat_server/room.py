@@ -217,6 +217,8 @@ class Room(Generic[LoadT]):
     def _admit_waiters(self) -> None:
         """Let in whoever can come, turn by turn."""
         self._blocked = False
+        if not self._waiting:
+            return
         while (found := self._next()) is not None:
             self._waiting.serve(found, found.load.caller)
             found.admitted.set_result(self._admit(found.load))

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection
 
 from deepmcat_server.admission import Admission, Arrival
 from deepmcat_server.errors import ServerBusy
 from deepmcat_server.forecast import Forecaster
-from deepmcat_server.interceptors import CALL, Around, Context
+from deepmcat_server.interceptors import CALL, Before, Context
 
 METHODS = frozenset({"Categorize", "ModelInfer"})
 """Those of one call for one answer. Images of streams wait instead."""
 
 
-class Shedding(Around):
+class Shedding(Before):
     """Refuses calls for which even the smallest image would be too late, on whatever artifact it were."""
 
     def __init__(
@@ -34,12 +33,10 @@ class Shedding(Around):
         self._forecasters = forecasters
         self._on_refused = on_refused
 
-    @asynccontextmanager
-    async def around(self, service: str, method: str, context: Context) -> AsyncIterator[None]:
+    async def before(self, service: str, method: str, context: Context) -> None:
         """Let the call go on, or raise ServerBusy."""
         if method in METHODS and self._admission.has_refused:
             self._check(context.time_remaining())
-        yield
 
     def _check(self, remaining_s: float | None) -> None:
         deadline = asyncio.get_running_loop().time() + (math.inf if remaining_s is None else remaining_s)

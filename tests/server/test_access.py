@@ -131,8 +131,7 @@ async def test_a_method_without_a_scope_is_nobody_s(service: str) -> None:
     CALL.set(Call())
     access: Any = Access(Everything(), Quotas(Quota()))  # type: ignore[arg-type]
     with pytest.raises(PermissionDenied, match="no scope"):
-        async with access.around(service, "NewMethod", None):
-            pass
+        await access.before(service, "NewMethod", None)
 
 
 async def test_admin_is_for_named_callers(serving: Any) -> None:
@@ -155,8 +154,7 @@ async def test_a_refused_administrator_is_audited(tmp_path: Path) -> None:
     CALL.set(Call())
     access: Any = Access(Reader(), Quotas(Quota()))  # type: ignore[arg-type]
     with audit.opened(tmp_path / "audit.jsonl"), pytest.raises(PermissionDenied):
-        async with access.around("deepmcat.v1.AdminService", "LoadArtifact", None):
-            pass
+        await access.before("deepmcat.v1.AdminService", "LoadArtifact", None)
 
     line = json.loads((tmp_path / "audit.jsonl").read_text())
     expected = {"action": "LoadArtifact", "caller": "jwt:mallory", "outcome": "refused", "reason": "PERMISSION_DENIED"}
