@@ -134,8 +134,10 @@ def _check_image(image: Image, source: ImageSource, options: ReadOptions) -> str
         raise BrokenPromise("other frames than the policy asks for")
     for frame in image.frames:
         pixels = frame.pixels
-        if pixels.dtype != np.float32 or pixels.ndim != 2 or not all(1 <= n <= LIMITS.max_side for n in pixels.shape):
-            raise BrokenPromise("a frame that is no plane of float32 within the limits")
+        if pixels.ndim != 2 or not all(1 <= n <= LIMITS.max_side for n in pixels.shape):
+            raise BrokenPromise("a frame that is no plane within the limits")
+        if pixels.dtype != np.float32 and not (pixels.dtype == np.uint8 and frame.deep):
+            raise BrokenPromise("a plane that is neither of float32 nor of bytes to be stretched")
         if isinstance(source, RawPlane) and pixels.shape != (source.rows, source.columns):
             raise BrokenPromise("a raw plane of another shape")
         if not np.isfinite(pixels).all():
