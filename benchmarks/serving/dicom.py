@@ -27,9 +27,9 @@ def measure(bench: Bench) -> Found:
         (server,) = started(stack, [contenders.ours()], task, found)
         for name, usual in IMAGES.items():
             images = bench.count(usual)
-            files = _files(bench, name)
-            many = [files[i % FILES] for i in range(images)]
-            rounds = [_round(bench, server, task.artifact, files, many) for _ in range(bench.rounds)]
+            paths = files(bench, name)
+            many = [paths[i % FILES] for i in range(images)]
+            rounds = [_round(bench, server, task.artifact, paths, many) for _ in range(bench.rounds)]
             bounds = [1e3 * cores / (each["decode_ms"] + each["encode_ms"]) for each in rounds]
             found[name] = {
                 "server_per_s": spread([each["server"]["per_s"] for each in rounds])._asdict(),
@@ -48,16 +48,17 @@ def measure(bench: Bench) -> Found:
     return found
 
 
-def _round(bench: Bench, server: contenders.Running, artifact: object, files: list[str], many: list[str]) -> Found:
+def _round(bench: Bench, server: contenders.Running, artifact: object, paths: list[str], many: list[str]) -> Found:
     return {
         "decode_ms": alone(bench, "decode", artifact, *many[: bench.count(200)])["cpu_ms"],
         "encode_ms": alone(bench, "engine", artifact, len(many), MAX_BATCH)["cpu_ms"],
-        "server": streamed(bench, server, len(many), {"files": files}),
+        "server": streamed(bench, server, len(many), {"files": paths}),
         "loop_per_s": alone(bench, "loop", artifact, MAX_BATCH, *many[: bench.count(200)])["per_s"],
     }
 
 
-def _files(bench: Bench, name: str) -> list[str]:
+def files(bench: Bench, name: str) -> list[str]:
+    """Their paths: so many different pictures, stored in one of the ways."""
     folder = bench.folder / f"dicom-{name.replace(' ', '-')}"
     folder.mkdir(exist_ok=True)
     for i in range(FILES):

@@ -199,6 +199,12 @@ def _start(found: Found) -> Iterator[str]:
     yield "\n".join(lines)
 
 
+def _own(found: Found) -> Iterator[str]:
+    lines = ["| what | milliseconds of a processor, without an encoder |", "|---|---|"]
+    lines += [f"| {what} | {_spread(of, '.2f')} |" for what, of in found["cpu_ms"].items()]
+    yield "\n".join(lines)
+
+
 DETAILS: dict[str, Callable[[Found], Iterator[str]]] = {
     "overload": _overload,
     "drain": _drain,
@@ -208,6 +214,7 @@ DETAILS: dict[str, Callable[[Found], Iterator[str]]] = {
     "dicom": _dicom,
     "latency": _latency,
     "replace": _replace,
+    "own": _own,
     "start": _start,
 }
 

@@ -1,9 +1,10 @@
 """What a good user would write instead of a server like ours: gRPC's asyncio server, a queue, and batches from it.
 
-    python -m benchmarks.serving.plain ADDRESS READY --batch 32 [--queue N] [--engine torch --artifact PATH]
+    python -m benchmarks.serving.plain ADDRESS READY --batch 32 [--queue N] [--nothing] [--engine torch --artifact PATH]
 
 It answers the same calls with embeddings alone: no decoding, no categories, no metrics. The next batch is what waits,
 as ours is; the encoder runs on a thread of its own; whoever has gone is not run. `--queue` refuses what does not fit.
+`--nothing` answers at once, with nothing: what gRPC costs by itself.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ from deepmcat_core.engine import open_engine
 class Servicer(oip_grpc.GRPCInferenceServiceServicer):
     """Calls put planes into the queue and wait; `consume` takes batches out of it."""
 
-    def __init__(self, embed: Callable[[np.ndarray], np.ndarray], batch: int, longest: int) -> None:
-        """longest: the queue's length, 0 for any."""
+    def __init__(self, embed: Callable[[np.ndarray], np.ndarray], batch: int, longest: int, nothing: bool) -> None:
+        """longest: the queue's length, 0 for any. nothing: answer so."""
         self._embed = embed
         self._batch = batch
+        self._nothing = nothing
         self._queue: asyncio.Queue[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = asyncio.Queue(longest)
         self._thread = ThreadPoolExecutor(1)
 
@@ -44,6 +46,8 @@ class Servicer(oip_grpc.GRPCInferenceServiceServicer):
         return oip.ServerReadyResponse(ready=True)
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self._nothing:
+            return oip.ModelInferResponse(model_name=request.model_name)
         shape = tuple(request.inputs[0].shape)
         planes = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(shape)
         answer: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
@@ -93,7 +97,7 @@ def _embed(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
 async def _serve(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    servicer = Servicer(_embed(options), options.batch, options.queue)
+    servicer = Servicer(_embed(options), options.batch, options.queue, options.nothing)
     server = grpc.aio.server()
     oip_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     server.add_insecure_port(options.address)
@@ -111,6 +115,7 @@ def main() -> None:
     parser.add_argument("ready", type=Path)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--queue", type=int, default=0)
+    parser.add_argument("--nothing", action="store_true")
     parser.add_argument("--engine", default="onnx")
     parser.add_argument("--artifact", type=Path)
     uvloop.run(functools.partial(_serve, parser.parse_args())())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.serving import beside, dicom, draining, latency, overload, replacing, starting, streamed
+from benchmarks.serving import beside, dicom, draining, latency, overload, own_work, replacing, starting, streamed
 from benchmarks.serving.measuring import Bench, Found
 
 
@@ -29,6 +29,7 @@ ROWS = (
     Row(name="dicom", title="DICOM files of 512² from end to end", measure=dicom.measure, minutes=3),
     Row(name="latency", title="one caller", measure=latency.measure, minutes=2),
     Row(name="replace", title="replacing the artifact", measure=replacing.measure, minutes=4),
+    Row(name="own", title="the server's own work", measure=own_work.measure, minutes=3),
     Row(name="start", title="start and memory", measure=starting.measure, minutes=3),
 )
 

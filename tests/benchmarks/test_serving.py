@@ -86,6 +86,7 @@ def report_fixture() -> dict[str, object]:
                 | server(p99_before_ms=10, p99_during_ms=15, ratio=1.5, switch_s=3)
             }
         },
+        "own": {"cpu_ms": {"a call to ours, Categorize": spread(0.7)}},
         "start": {"servers": {"ours": server(start_s=2.5, start_cpu_s=2, rss_mb=300, pss_mb=200, torch=0)}},
     }  # fmt: skip
     return {
@@ -106,9 +107,9 @@ def test_the_plan_leaves_out_what_is_done():
 
 
 def test_every_row_has_goals_and_a_section():
-    """Nothing is measured that the page does not show, and no goal belongs to a row that there is not."""
+    """Nothing is measured that the page does not show; a row without a goal is the one that explains the others."""
     names = {row.name for row in rows.ROWS}
-    assert {goal.row for goal in goals.GOALS} == names
+    assert {goal.row for goal in goals.GOALS} == names - {"own"}
     assert page.DETAILS.keys() == names
 
 
