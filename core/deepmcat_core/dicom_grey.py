@@ -129,6 +129,10 @@ def rescaling(dataset: Dataset, frame: int) -> tuple[float, float]:
     return number(source, "RescaleSlope") or 1.0, number(source, "RescaleIntercept") or 0.0
 
 
+LEVELS = 4096
+"""Grey levels that have to be told apart where numbers have no finest step of their own."""
+
+
 def holds_rescaling(stored: Values, slope: float, intercept: float, unknown: Mask | None) -> bool:
     """Whether (H, W) stored values can be told apart when they are rescaled, in the type that they are rescaled in.
 
@@ -142,7 +146,7 @@ def holds_rescaling(stored: Values, slope: float, intercept: float, unknown: Mas
     else:
         seen = stored[np.isfinite(stored) if unknown is None else np.isfinite(stored) & ~unknown]
         greatest = float(np.abs(seen).max(initial=0))
-        finest = float(np.ptp(seen / 2)) * 2 if seen.size else 0.0
+        finest = float(np.ptp(seen / 2)) * 2 / LEVELS if seen.size else 0.0
     numbers = np.finfo(working_type(stored.dtype))
     return (
         greatest * abs(slope) + abs(intercept) < float(numbers.max)

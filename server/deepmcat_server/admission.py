@@ -175,9 +175,14 @@ class Admission:
         return Permit(place, forecast, self._clock)
 
     def check_unread(self, arrivals: Iterable[Arrival]) -> None:
-        """Raises ServerBusy where none of these could enter now. They are one image, on each artifact it may be for."""
+        """Raises ServerBusy where none of these could enter in time: one image, on each artifact it may be for.
+
+        The budget is not asked: an image that takes longer to decode waits less for its batch than these.
+        """
+        if self.images == 0:
+            return
         arrival, forecast = min(((each, _forecast(each)) for each in arrivals), key=lambda each: _needed_s(each[1]))
-        self._check_time(arrival, forecast, self._budget_s)
+        self._check_deadline(arrival, forecast)
         if obstacle := self._room.keeps_out(arrival):
             raise self._full(obstacle, arrival, forecast)
 

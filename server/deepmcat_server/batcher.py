@@ -37,6 +37,9 @@ LEAD_S = 0.01
 """How long before the end of a batch the next one is handed over: the event loop may be as late."""
 
 
+TICK_S = 0.001
+
+
 class BatchFailed(Exception):
     """The device failed on the item; the cause is the device's own error."""
 
@@ -184,20 +187,20 @@ class Batcher:
     async def _followed(self, run: Run) -> Run | None:
         """The batch behind one that runs, handed over where it is full shortly before that ends; None where it is not.
 
-        Shortly, because whoever comes after that has to wait for it.
+        Shortly, because whoever comes after that has to wait for it, though it might be their turn.
         """
         loop, wake = asyncio.get_running_loop(), self._changed.set
         run.outcome.add_done_callback(lambda _: wake())
-        timer = loop.call_later(self._device.left_s(run, self._expected_s) - LEAD_S, wake)
-        try:
-            while not run.outcome.done():
-                is_time = self._device.left_s(run, self._expected_s) <= LEAD_S
-                if is_time and self._is_full and (batch := self._take()):
-                    return self._device.begin(batch)
-                self._changed.clear()
-                await self._changed.wait()
-        finally:
-            timer.cancel()
+        while not run.outcome.done():
+            early_s = self._device.left_s(run, self._expected_s) - LEAD_S
+            if early_s <= 0 and self._is_full and (batch := self._take()):
+                return self._device.begin(batch)
+            # In each turn anew, and for a little more: uvloop's timers go off up to a millisecond early.
+            timer = loop.call_later(early_s + TICK_S, wake) if early_s > 0 else None
+            self._changed.clear()
+            await self._changed.wait()
+            if timer is not None:
+                timer.cancel()
         return None
 
     def _expected_s(self, frames: int) -> float:
@@ -257,7 +260,7 @@ class Batcher:
         try:
             items, embeddings = await self._reported(run, again=again)
         except Exception as error:  # noqa: BLE001  # handed to every caller that it concerns
-            if self._out_of_memory(error) and self._shrink(run.frames):
+            if self._out_of_memory(error) and self._shrink(run):
                 return await self._run_again(run.items)
             return error
         _share_out(items, embeddings)
@@ -266,9 +269,9 @@ class Batcher:
             _waits(item, now)  # those left out because their time was over
         return None
 
-    def _shrink(self, frames: int) -> bool:
+    def _shrink(self, run: Run) -> bool:
         """Run fewer frames at once from now on; false where there is no fewer."""
-        fewer = self._device.shrink(frames)
+        fewer = self._device.shrink(run)
         if fewer is None:
             return False
         self._full = Decaying(0.9)
@@ -279,7 +282,7 @@ class Batcher:
         """The outcome of a batch; how long it took is reported and remembered."""
         items, failed = run.items, True
         try:
-            items, embeddings = await run.outcome
+            items, embeddings, _ = await run.outcome
             failed = False
         finally:
             frames = sum(len(item.planes) for item in items)

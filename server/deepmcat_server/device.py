@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,16 +38,26 @@ class Item:
         return self.deadline > now and not self.done.done()
 
 
+class Outcome(NamedTuple):
+    """What a batch came to: the items that still waited when it began, their embeddings (B, D), and when it ended."""
+
+    items: list[Item]
+    embeddings: Floats
+    ended: float
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Run:
-    """A batch that was handed over. outcome: the items that still waited when it began, and their embeddings.
+    """A batch that was handed over.
 
-    started: when the one before it had ended. ended: None as long as it has not.
+    started: when the one before it had ended. ended: None as long as it has not. bound: how many times the device had
+    been found to have less memory than was thought, when it was handed over.
     """
 
     items: Sequence[Item]
-    outcome: asyncio.Future[tuple[list[Item], Floats]]
+    outcome: asyncio.Future[Outcome]
     started: float
+    bound: int
     ended: float | None = None
 
     @property
@@ -67,13 +77,19 @@ class Device:
         self._thread = thread
         self._clock = clock
         self._at_once: float = math.inf  # frames that it has memory for
+        self._bound = 0  # how many times that was found to be less
         self._begun: deque[Run] = deque()
 
     def begin(self, items: Sequence[Item]) -> Run:
-        """Run a batch after those that were handed over before."""
-        now = self._clock()
-        outcome = asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
-        run = Run(items=items, outcome=outcome, started=now)
+        """Run a batch after those that were handed over before. What goes wrong is its outcome, and never raised."""
+        now, loop = self._clock(), asyncio.get_running_loop()
+        outcome: asyncio.Future[Outcome]
+        try:
+            outcome = loop.run_in_executor(self._thread, self._run, items)
+        except Exception as error:  # noqa: BLE001  # no thread to be had: the items must not wait for ever
+            outcome = loop.create_future()
+            outcome.set_exception(error)
+        run = Run(items=items, outcome=outcome, started=now, bound=self._bound)
         self._begun.append(run)
         outcome.add_done_callback(lambda _: self._end(run))
         return run
@@ -89,12 +105,18 @@ class Device:
         """How much longer the batch that runs now should take; below 0 where it is late."""
         return batch_s(run.frames) - (self._clock() - run.started)
 
-    def shrink(self, frames: int) -> int | None:
-        """Run fewer frames at once than those that memory was short for: how many; None where there are no fewer."""
-        frames = int(min(frames, self._at_once))
+    def shrink(self, run: Run) -> int | None:
+        """Run fewer frames at once than a batch that memory was short for: how many; None where there are no fewer.
+
+        One that was handed over before the bound was found says nothing of that bound.
+        """
+        if run.bound < self._bound:
+            return int(self._at_once)
+        frames = int(min(run.frames, self._at_once))
         if frames == 1:
             return None
         self._at_once = frames // 2
+        self._bound += 1
         return frames // 2
 
     async def call(self, function: Callable[[Argument], Result], argument: Argument) -> Result:
@@ -107,20 +129,21 @@ class Device:
 
     def _end(self, run: Run) -> None:
         self._begun.remove(run)
-        run.ended = self._clock()
+        failed = run.outcome.cancelled() or run.outcome.exception() is not None
+        run.ended = self._clock() if failed else run.outcome.result().ended  # the loop may have been late to hear of it
         if self._begun:
             self._begun[0].started = run.ended
 
-    def _run(self, items: Sequence[Item]) -> tuple[list[Item], Floats]:
+    def _run(self, items: Sequence[Item]) -> Outcome:
         """In the thread."""
         now = self._clock()
         waiting = [item for item in items if item.waits(now)]
         if not waiting:
-            return [], np.empty((0, 0), np.float32)
+            return Outcome([], np.empty((0, 0), np.float32), now)
         images = np.concatenate([item.planes for item in waiting])[:, None]  # (B, 1, S, S)
         at_once = int(min(self._at_once, len(images)))
         parts = [self._embed(images[start : start + at_once]) for start in range(0, len(images), at_once)]
         embeddings = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        if len(embeddings) != len(images):
-            raise ValueError(f"the engine gave {len(embeddings)} embeddings for {len(images)} images")
-        return waiting, embeddings
+        if embeddings.ndim != 2 or len(embeddings) != len(images):
+            raise ValueError(f"the engine gave embeddings of shape {embeddings.shape} for {len(images)} images")
+        return Outcome(waiting, embeddings, self._clock())

@@ -10,6 +10,8 @@ answer; a line that is taken out answers what it has, and only then gives its en
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,9 @@ from deepmcat_server.pipeline import Pipeline
 
 DEFAULT = "default"
 """The name of the artifact that answers where a caller names none."""
+
+REMEMBERED_S = 600.0
+"""How long an artifact counts as one that somebody asks for by its id."""
 
 
 class Line:
@@ -44,6 +49,8 @@ class Line:
         self.pipeline = pipeline
         self.batcher = batcher
         self.size_bytes = size_bytes
+        self.asked_for = -math.inf
+        """When somebody last asked for it by its id, by time.monotonic()."""
         self._watch = CatalogWatch(self.categorizer, poll_s=catalog_poll_s, on_catalog=on_catalog)
         self._life = AsyncExitStack()
         self._images = 0
@@ -143,9 +150,9 @@ class Lines:
 
     @property
     def at_work(self) -> list[Line]:
-        """What answers now: those in force, and others that have images on them."""
-        in_force = {entry.in_force for entry in self._names.values()}
-        return [line for line in self if line in in_force or line.images]
+        """What a call may be for: those in force, and those that somebody has asked for by id of late."""
+        in_force, since = {entry.in_force for entry in self._names.values()}, time.monotonic() - REMEMBERED_S
+        return [line for line in self if line in in_force or line.images or line.asked_for > since]
 
     def kept(self, name: str) -> tuple[Line, ...]:
         """What was in force under a name, the last one last."""
@@ -156,6 +163,7 @@ class Lines:
         if entry := self._names.get(pin or DEFAULT):
             return entry.in_force
         if line := self._by_id.get(pin):
+            line.asked_for = time.monotonic()
             return line
         in_force = self._names[DEFAULT].in_force.artifact_id
         raise ArtifactNotFound(f"the artifact asked for is not loaded; the one in force is {in_force}")

@@ -47,5 +47,6 @@ class Shedding(Before):
                 for forecaster in self._forecasters()
             )
         except ServerBusy as error:
+            CALL.get().images = 1
             self._on_refused(error)
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -359,3 +360,64 @@ async def test_who_leaves_after_the_batch_was_handed_over_is_not_run(until):
             await late
 
     assert engine.batches == [1, 1]
+
+
+async def test_a_batch_is_handed_over_in_time_without_anybody_coming(until):
+    """Where batch times are known, the next full batch is handed over though nothing happens until it is time."""
+    engine = Engine()
+    reports: list[BatchReport] = []
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        time.sleep(0.2)
+        return engine.embed(images)
+
+    async with Batcher(embed, max_batch=2, on_batch=reports.append) as batcher:
+        await asyncio.gather(*(batcher.embed(planes(v)) for v in range(2)))
+        tasks = [asyncio.create_task(batcher.embed(planes(v))) for v in range(4)]
+        await until(lambda: batcher.depth == 2)
+        await until(lambda: batcher.depth == 0)
+        assert not any(task.done() for task in tasks)  # those that run are not done when the others are handed over
+        await asyncio.gather(*tasks)
+
+    assert [report.frames for report in reports] == [2, 2, 2]
+
+
+async def test_memory_that_two_batches_found_short_is_halved_once(until):
+    """A batch handed over before the bound was found says nothing of it: it is run again within the bound."""
+    engine = Engine()
+    engine.free.clear()
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        embeddings = engine.embed(images)
+        if len(images) > 2:
+            raise MemoryError
+        return embeddings
+
+    async with Batcher(embed, max_batch=4) as batcher:
+        first = [asyncio.create_task(batcher.embed(planes(v))) for v in range(4)]
+        await until(lambda: engine.batches == [4])
+        second = [asyncio.create_task(batcher.embed(planes(v))) for v in range(4)]
+        await until(lambda: len(engine.batches) == 1 and batcher.depth == 0)
+        engine.free.set()
+        answers = await asyncio.gather(*first, *second)
+
+    assert [int(a[0, 0]) for a in answers] == [0, 1, 2, 3] * 2
+    assert batcher.max_batch == 2
+
+
+async def test_a_thread_that_cannot_be_had_fails_its_batch_alone():
+    """Where a batch cannot be handed over, its images fail, and the next ones are answered."""
+
+    class Short(ThreadPoolExecutor):
+        failed = False
+
+        def submit(self, *args, **kwargs):
+            if not self.failed:
+                self.failed = True
+                raise RuntimeError("can't start new thread")
+            return super().submit(*args, **kwargs)
+
+    async with Batcher(Engine().embed, max_batch=2, thread=Short(1)) as batcher:
+        with pytest.raises(BatchFailed):
+            await batcher.embed(planes(1))
+        assert (await batcher.embed(planes(2))).tolist() == [[2]]
