@@ -91,39 +91,56 @@ class Remembering(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
         return handler
 
 
-class Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[type-arg]  # generic in its stubs only
-    """An interceptor that is a context manager around the handler. `Reading` comes after it."""
+class _Wrapping(grpc.aio.ServerInterceptor, ABC):  # type: ignore[type-arg]  # generic in its stubs only
+    """An interceptor that puts something around the handler of each method. `Reading` comes after it."""
 
     @abstractmethod
-    def around(self, service: str, method: str, context: Context) -> AbstractAsyncContextManager[None]:
-        """What happens around a call of `service`/`method`: both names of services registered here."""
+    def wrap(self, handler: Handler, service: str, method: str) -> Handler:
+        """The handler of `service`/`method`, both names of services registered here, with what comes around it."""
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Handler]], handler_call_details: Any
     ) -> Handler:
-        """The handler with `around` around it; a method that nobody registered is left to gRPC."""
+        """The handler, wrapped; a method that nobody registered is left to gRPC."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
         _, service, method = handler_call_details.method.split("/")
-        return _wrapped(handler, lambda context: self.around(service, method, context))
+        return self.wrap(handler, service, method)
 
 
-class Before(grpc.aio.ServerInterceptor, ABC):  # type: ignore[type-arg]  # generic in its stubs only
+class Around(_Wrapping):
+    """An interceptor that is a context manager around the handler."""
+
+    @abstractmethod
+    def around(self, service: str, method: str, context: Context) -> AbstractAsyncContextManager[None]:
+        """What happens around a call of `service`/`method`."""
+
+    def wrap(self, handler: Handler, service: str, method: str) -> Handler:
+        """The handler with `around` around it."""
+        inner = behaviour(handler)
+
+        async def call(requests: Any, context: Context) -> Any:
+            async with self.around(service, method, context):
+                return await inner(requests, context)
+
+        async def generate(requests: Any, context: Context) -> AsyncIterator[Any]:
+            async with self.around(service, method, context):
+                async for response in inner(requests, context):
+                    yield response
+
+        return of_call(handler, inner, call, generate)
+
+
+class Before(_Wrapping):
     """An interceptor that lets a call go on or raises, and has nothing to do with how it ends."""
 
     @abstractmethod
     async def before(self, service: str, method: str, context: Context) -> None:
         """Let a call of `service`/`method` go on, or raise."""
 
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Handler]], handler_call_details: Any
-    ) -> Handler:
-        """The handler behind `before`; a method that nobody registered is left to gRPC."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        _, service, method = handler_call_details.method.split("/")
+    def wrap(self, handler: Handler, service: str, method: str) -> Handler:
+        """The handler behind `before`."""
         inner = behaviour(handler)
 
         async def call(requests: Any, context: Context) -> Any:
@@ -135,7 +152,7 @@ class Before(grpc.aio.ServerInterceptor, ABC):  # type: ignore[type-arg]  # gene
             async for response in inner(requests, context):
                 yield response
 
-        return of_stream(handler, generate if inspect.isasyncgenfunction(inner) else call, handler.request_deserializer)
+        return of_call(handler, inner, call, generate)
 
 
 class Observing(Around):
@@ -251,17 +268,8 @@ def of_stream(handler: Handler, inner: Callable[..., Any], deserializer: Callabl
     return factory(inner, request_deserializer=deserializer, response_serializer=handler.response_serializer)
 
 
-def _wrapped(handler: Handler, around: Callable[[Context], AbstractAsyncContextManager[None]]) -> Handler:
-    """`handler` with `around` around its call."""
-    inner = behaviour(handler)
-
-    async def call(requests: Any, context: Context) -> Any:
-        async with around(context):
-            return await inner(requests, context)
-
-    async def generate(requests: Any, context: Context) -> AsyncIterator[Any]:
-        async with around(context):
-            async for response in inner(requests, context):
-                yield response
-
+def of_call(
+    handler: Handler, inner: Callable[..., Any], call: Callable[..., Any], generate: Callable[..., Any]
+) -> Handler:
+    """`handler` with one of both around `inner`: `generate` where that gives several answers."""
     return of_stream(handler, generate if inspect.isasyncgenfunction(inner) else call, handler.request_deserializer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from deepmcat.v1 import categorization_pb2 as pb
-from deepmcat_core.logs import JsonFormatter
 from deepmcat_server import audit
 from deepmcat_server.access import Access
 from deepmcat_server.caller_ids import CallerIds
@@ -37,21 +35,6 @@ CANARY = "CANARY-91B4"
 @pytest.fixture(name="issuer")
 def issuer_fixture(tmp_path: Path) -> Issuer:
     return Issuer(tmp_path)
-
-
-@pytest.fixture(name="log")
-def log_fixture() -> Any:
-    """Everything that is logged, as the server's own formatter writes it."""
-    stream, handler = io.StringIO(), logging.StreamHandler()
-    handler.setStream(stream)
-    handler.setFormatter(JsonFormatter())
-    root, ours = logging.getLogger(), logging.getLogger("deepmcat")
-    level = ours.level
-    root.addHandler(handler)
-    ours.setLevel(logging.DEBUG)
-    yield stream
-    ours.setLevel(level)
-    root.removeHandler(handler)
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
