@@ -183,7 +183,10 @@ class _Worker:
         if self._process is not None and not self._process.is_alive:
             self._bury(self._process.cause_of_death())
         if self._process is None:
-            self._process = WorkerProcess(self._limits)
+            try:
+                self._process = WorkerProcess(self._limits)
+            except OSError as error:  # no more file descriptors, or no memory
+                raise CannotStart from error
             try:
                 self._process.start()
             except CannotStart:

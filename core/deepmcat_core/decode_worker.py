@@ -26,6 +26,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from deepmcat_core.decode_death import NO_MEMORY_EXIT, Cause, WorkerDied, cause_of_death, no_memory
+from deepmcat_core.decode_exchange import Exchange, Room
 from deepmcat_core.decode_limits import Footprint, WorkerLimits, limited_cpu
 
 START_TIMEOUT_S = 60.0
@@ -59,13 +60,18 @@ class WorkerProcess:
         self.calls = 0
         self._limits = limits
         self._pipe, self._its_pipe = _SPAWN.Pipe()
+        self._room = Room()
+        self._exchange = Exchange(self._pipe, self._room)
         self._words, self._its_words = _SPAWN.Pipe(duplex=False)
         self._last_words = b""
         self._watched = threading.Lock()
         self._due = math.inf  # when the call in its hands will have taken too long
         self._overdue = False
         self._process: SpawnProcess = _SPAWN.Process(
-            target=serve, args=(self._its_pipe, self._its_words, limits), name="deepmcat-decode", daemon=True
+            target=serve,
+            args=(self._its_pipe, self._room, self._its_words, limits),
+            name="deepmcat-decode",
+            daemon=True,
         )
 
     def start(self) -> None:
@@ -77,8 +83,9 @@ class WorkerProcess:
         finally:
             self._its_pipe.close()  # else its death would not be the end of the pipe
             self._its_words.close()
+            self._room.sent()
         try:
-            if self._pipe.poll(START_TIMEOUT_S) and self._pipe.recv() is None:
+            if self._pipe.poll(START_TIMEOUT_S) and self._exchange.receive() is None:
                 return
         except _OTHER_END_GONE as error:
             if (cause := self.cause_of_death()) is Cause.KILLED:
@@ -97,8 +104,8 @@ class WorkerProcess:
         with self._watched:
             self._due = time.monotonic() + self._limits.wall_s
         try:
-            self._pipe.send((function, args))
-            answer: Answer = self._pipe.recv()
+            self._exchange.send((function, args))
+            answer: Answer = self._exchange.receive()
         except _OTHER_END_GONE as error:
             raise WorkerDied(Cause.TIME if self._overdue else self.cause_of_death()) from error
         finally:
@@ -137,7 +144,7 @@ class WorkerProcess:
 
     def end(self, grace_s: float = 0.0) -> None:
         """Close the pipe, upon which a process that waits ends by itself within `grace_s`, and let go of it."""
-        self._pipe.close()
+        self._exchange.close()
         self._words.close()
         if self._process.pid is None:
             return
@@ -156,7 +163,7 @@ class WorkerProcess:
                 self._last_words = words
 
 
-def serve(pipe: Connection, words: Connection, limits: WorkerLimits) -> None:
+def serve(pipe: Connection, room: Room, words: Connection, limits: WorkerLimits) -> None:
     """A worker's life: import, accept the limits, say so, answer calls until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
     import deepmcat_core.planes  # noqa: F401 - so that the first image does not wait for it
@@ -165,11 +172,12 @@ def serve(pipe: Connection, words: Connection, limits: WorkerLimits) -> None:
     footprint = Footprint(limits)
     kept_bytes = min(_KEPT_BYTES, limits.memory_bytes // 8)
     _keep_memory(kept_bytes)
+    exchange = Exchange(pipe, room)
     with suppress(*_OTHER_END_GONE):  # the parent has closed it, or was killed
-        pipe.send(None)
+        exchange.send(None)
         try:
             while True:
-                _send(pipe, _answer_next(pipe, limits, footprint))
+                _send(exchange, _answer_next(exchange, limits, footprint))
                 if footprint.kept_bytes > 2 * kept_bytes:
                     _give_back()
         except MemoryError:  # part of a call may be in the pipe still, so nothing can follow
@@ -206,9 +214,9 @@ def _redirect_output(words: Connection) -> None:
         os.dup2(words.fileno(), descriptor)
 
 
-def _answer_next(pipe: Connection, limits: WorkerLimits, footprint: Footprint) -> Answer:
+def _answer_next(exchange: Exchange, limits: WorkerLimits, footprint: Footprint) -> Answer:
     try:
-        function, args = pipe.recv()
+        function, args = exchange.receive()
     except (*_OTHER_END_GONE, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - a call that cannot be unpickled here; the parent raises it
@@ -219,11 +227,13 @@ def _answer_next(pipe: Connection, limits: WorkerLimits, footprint: Footprint) -
     return Answer(succeeded, value, footprint.is_worn)
 
 
-def _send(pipe: Connection, answer: Answer) -> None:
+def _send(exchange: Exchange, answer: Answer) -> None:
     try:
-        pipe.send(answer)
+        exchange.send(answer)
     except (pickle.PicklingError, AttributeError, TypeError):
-        pipe.send(Answer(False, TypeError("what the call in a decoding worker returned or raised cannot be pickled")))
+        exchange.send(
+            Answer(False, TypeError("what the call in a decoding worker returned or raised cannot be pickled"))
+        )
 
 
 def _outcome(function: Callable[..., Any], args: tuple[Any, ...], limits: WorkerLimits) -> tuple[bool, Any]:
