@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from deepmcat_client.allocation import keep_freed
 from deepmcat_client.client import Client
 from deepmcat_client.commands.connecting import (
     CaOption,
@@ -90,6 +91,7 @@ def command(
 
     Nothing of a file but its content is sent: no name, no path. For organising archives and research, never diagnosis.
     """
+    keep_freed()
     if bool(server) == (artifact is not None):
         raise InvalidRequest("give either --server HOST:PORT or --artifact DIR")
     if out is not None and (jsonl or by is By.SERIES):
