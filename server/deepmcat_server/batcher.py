@@ -166,6 +166,14 @@ class Batcher:
         """Whether nobody who comes now could join the next batch."""
         return len(self._waiting) >= self.max_batch
 
+    def _is_full_of_waiting(self) -> bool:
+        """The same where those whom nobody waits for any more have left. All are looked at only where it seems full."""
+        if self._is_full:
+            now = self._clock()
+            for item in [item for item in self._waiting if not _waits(item, now)]:
+                self._waiting.discard(item, item.caller)
+        return self._is_full
+
     async def _consume(self) -> None:
         run: Run | None = None
         while run := run or await self._next():
@@ -193,7 +201,7 @@ class Batcher:
         run.outcome.add_done_callback(lambda _: wake())
         while not run.outcome.done():
             early_s = self._device.left_s(run, self._expected_s) - LEAD_S
-            if early_s <= 0 and self._is_full and (batch := self._take()):
+            if early_s <= 0 and self._is_full_of_waiting() and (batch := self._take()):
                 return self._device.begin(batch)
             # In each turn anew, and for a little more: uvloop's timers go off up to a millisecond early.
             timer = loop.call_later(early_s + TICK_S, wake) if early_s > 0 else None

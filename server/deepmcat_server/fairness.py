@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -44,6 +44,10 @@ class FairQueue(Generic[Item]):
     def __len__(self) -> int:
         """The number of items."""
         return self._length
+
+    def __iter__(self) -> Iterator[Item]:
+        """All items, those of each caller in order of arrival."""
+        return itertools.chain.from_iterable(line.waiting for line in self._lines.values())
 
     def __contains__(self, caller: str) -> bool:
         """Whether something of the caller waits."""

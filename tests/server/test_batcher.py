@@ -362,6 +362,29 @@ async def test_who_leaves_after_the_batch_was_handed_over_is_not_run(until):
     assert engine.batches == [1, 1]
 
 
+async def test_a_batch_is_not_full_of_those_whose_time_is_over(until):
+    """Who waits for nothing any more makes no batch full: the next one can still be joined, and is when it is full."""
+    now, engine = 0.0, Engine()
+    engine.free.clear()
+    async with Batcher(engine.embed, max_batch=2, clock=lambda: now) as batcher:
+        tasks = [asyncio.create_task(batcher.embed(planes(0)))]
+        await until(lambda: engine.batches == [1])
+        late = asyncio.create_task(batcher.embed(planes(1), deadline=5.0))
+        await until(lambda: batcher.depth == 1)
+        now = 5.0
+        tasks.append(asyncio.create_task(batcher.embed(planes(2))))
+        await until(late.done)
+        assert batcher.depth == 1
+        tasks.append(asyncio.create_task(batcher.embed(planes(3))))
+        await until(lambda: batcher.depth == 0)
+        engine.free.set()
+        answers = await asyncio.gather(*tasks)
+
+    assert isinstance(late.exception(), Expired)
+    assert engine.batches == [1, 2]
+    assert [int(a[0, 0]) for a in answers] == [0, 2, 3]
+
+
 async def test_a_batch_is_handed_over_in_time_without_anybody_coming(until):
     """Where batch times are known, the next full batch is handed over though nothing happens until it is time."""
     engine = Engine()
