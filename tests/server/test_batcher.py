@@ -387,22 +387,53 @@ async def test_a_batch_is_not_full_of_those_whose_time_is_over(until):
 
 async def test_a_batch_is_handed_over_in_time_without_anybody_coming(until):
     """Where batch times are known, the next full batch is handed over though nothing happens until it is time."""
-    engine = Engine()
+    now, engine = 0.0, Engine()
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        nonlocal now
+        embeddings = engine.embed(images)
+        now += 0.05
+        return embeddings
+
+    async with Batcher(embed, max_batch=2, clock=lambda: now) as batcher:
+        await asyncio.gather(*(batcher.embed(planes(v)) for v in range(2)))
+        engine.free.clear()
+        tasks = [asyncio.create_task(batcher.embed(planes(v))) for v in range(4)]
+        await until(lambda: engine.batches == [2, 2])
+        await asyncio.sleep(0.1)
+        assert batcher.depth == 2  # by the clock it is not time yet
+        now += 0.05
+        await until(lambda: batcher.depth == 0)
+        assert not any(task.done() for task in tasks)
+        engine.free.set()
+        await asyncio.gather(*tasks)
+
+    assert engine.batches == [2, 2, 2]
+
+
+async def test_a_batch_ends_where_the_device_has_done_with_it():
+    """How long a batch took is the device's time: an event loop that hears of its end late makes it no longer."""
+    now = 0.0
     reports: list[BatchReport] = []
 
     def embed(images: np.ndarray) -> np.ndarray:
-        time.sleep(0.2)
-        return engine.embed(images)
+        nonlocal now
+        now += 2
+        return np.zeros((len(images), 1), np.float32)
 
-    async with Batcher(embed, max_batch=2, on_batch=reports.append) as batcher:
-        await asyncio.gather(*(batcher.embed(planes(v)) for v in range(2)))
-        tasks = [asyncio.create_task(batcher.embed(planes(v))) for v in range(4)]
-        await until(lambda: batcher.depth == 2)
-        await until(lambda: batcher.depth == 0)
-        assert not any(task.done() for task in tasks)  # those that run are not done when the others are handed over
-        await asyncio.gather(*tasks)
+    class Unheard(ThreadPoolExecutor):
+        def submit(self, *args, **kwargs):
+            nonlocal now
+            future = super().submit(*args, **kwargs)
+            future.result()
+            now += 5
+            return future
 
-    assert [report.frames for report in reports] == [2, 2, 2]
+    async with Batcher(embed, max_batch=2, on_batch=reports.append, clock=lambda: now, thread=Unheard(1)) as batcher:
+        await batcher.embed(planes(1))
+
+    assert [report.encode_s for report in reports] == [2.0]
+    assert batcher.batch_s(1) == 2.0
 
 
 async def test_memory_that_two_batches_found_short_is_halved_once(until):
