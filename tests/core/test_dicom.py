@@ -212,6 +212,27 @@ def test_a_rescaling_of_any_size_leaves_the_picture(dtype, slope, intercept, mak
 
 
 @pytest.mark.parametrize(
+    ("dtype", "slope", "intercept", "window"),
+    [
+        (np.float32, 1, 1e4, {}),
+        (np.float32, -1, 1e4, {}),
+        (np.float32, 1e-4, 1, {}),
+        (np.float64, 1, 1e13, {}),
+        (np.float32, 1, 1e4, {"WindowCenter": 10000.5, "WindowWidth": 1, "VOILUTFunction": "LINEAR_EXACT"}),
+    ],
+)
+def test_a_rescaling_leaves_floats_their_levels(dtype, slope, intercept, window, make_dicom, grey_of):
+    """Floats have no finest step: 4096 of them are told apart, whatever an intercept would leave of their digits."""
+    stored = np.linspace(0, 1, 4096, dtype=dtype).reshape(64, 64)
+    data = make_dicom(stored, RescaleSlope=slope, RescaleIntercept=intercept, **window)
+
+    grey = grey_of(data, mode="window" if window else "percentile")
+
+    np.testing.assert_allclose(grey, 1 - stored if slope < 0 else stored, atol=1e-5)
+    assert len(np.unique(grey)) == 4096
+
+
+@pytest.mark.parametrize(
     ("slope", "intercept", "centre", "width"),
     [("1e300", "0", "2e302", "4e302"), ("1e-60", "0", "2e-58", "4e-58"), ("1", "16777216", "16777416", "400")],
 )
