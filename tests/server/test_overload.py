@@ -447,6 +447,30 @@ def test_cold_server_takes_some_and_not_all():
     assert world.outcomes["later"].answered == 50
 
 
+def test_a_call_that_was_not_read_is_refused_for_its_deadline_alone():
+    """The wait is over the budget of what needs no decoding; what is not read may need it, and wait less behind it."""
+
+    async def script() -> None:
+        world = World(lambda frames: 1.0, max_batch=1, budget_s=0.1)
+        planes = np.zeros((1, 2, 2), np.uint8)
+        async with world.decoder, world.batcher:
+            await world.batcher.embed(planes)
+            waiting = [asyncio.create_task(world.batcher.embed(planes, caller="one")) for _ in range(5)]
+            await asyncio.sleep(0.1)
+            patient, hurried = (world.arrival("one", timeout_s, 1) for timeout_s in (60.0, 4.0))
+            world.admission.check_unread([hurried])  # nothing is inside
+            with world.admission.enter_now(Arrival(caller="another", size_bytes=4)):
+                with pytest.raises(ServerBusy, match="queue_budget_s"):
+                    world.admission.enter_now(patient)
+                world.admission.check_unread([patient])
+                with pytest.raises(ServerBusy, match="are left for it"):
+                    world.admission.check_unread([hurried])
+            await asyncio.gather(*waiting)
+        assert world.refusals == {"budget": 1, "deadline": 1}
+
+    simulate(script)
+
+
 def test_slow_patch_is_over_when_it_is_over():
     """A device that was a hundred times slower for a while gets its work back within seconds of being well again."""
 
