@@ -58,6 +58,8 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
 def _know_less() -> None:
     """Have records made without what no line of ours shows, which takes longer than the line (Logging HOWTO)."""
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    if sys.version_info >= (3, 12):
+        logging.logAsyncioTasks = False
     logging._srcfile = None  # the documented way to leave out where a call is
 
 

@@ -59,3 +59,12 @@ def test_other_libraries_are_heard_and_not_quoted(stream: io.StringIO) -> None:
     (line,) = lines(stream)
     assert line["event"] == "message from PIL"
     assert "CANARY" not in stream.getvalue()
+
+
+async def test_records_have_nothing_that_no_line_shows(stream: io.StringIO, caplog: pytest.LogCaptureFixture) -> None:
+    """Thread, process, task (from Python 3.12 on) and place of a call are not looked up."""
+    logs.event(logs.logger("test"), logging.INFO, "call")
+
+    (record,) = caplog.records
+    assert (record.thread, record.process, record.processName, record.pathname) == (None, None, None, "(unknown file)")
+    assert getattr(record, "taskName", None) is None
