@@ -1,4 +1,4 @@
-"""DICOM objects made to measure, and the public files that pydicom brings."""
+"""DICOM objects made to measure, the public files that pydicom brings, and a small encoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import data_store
 import numpy as np
@@ -21,6 +21,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from deepmcat_core.decoding import decode
 from deepmcat_core.frame import Frame, FramePolicy, Image, Intensity, Limits
 from deepmcat_core.intensity import stretch
+
+if TYPE_CHECKING:
+    from deepmcat_core.encoder import Encoder
 
 CORPUS = (Path(pydicom.__file__).parent / "data" / "test_files", Path(data_store.__file__).parent / "data")
 
@@ -155,3 +158,21 @@ def corpus_bytes() -> Callable[[str], bytes]:
         return next(path for root in CORPUS if (path := root / name).is_file()).read_bytes()
 
     return read
+
+
+@pytest.fixture(name="encoder", scope="module")
+def encoder_fixture() -> Encoder:
+    """An encoder that a module's tests share: `seeded_encoder`."""
+    from tests.core.encoders import seeded_encoder  # imports torch, which few of these tests need
+
+    return seeded_encoder()
+
+
+@pytest.fixture(name="onnx", scope="module")
+def onnx_fixture(encoder: Encoder) -> bytes:
+    """The same as an ONNX file."""
+    from tests.core.encoders import SIZE
+
+    from deepmcat_trainer.onnx_export import export_onnx
+
+    return export_onnx(encoder, SIZE)

@@ -9,37 +9,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
+from tests.core.encoders import SIZE, SPEC, images, written
 
-from deepmcat_core import artifact as artifacts
-from deepmcat_core.artifact import Artifact, Draft, SelfTest
+from deepmcat_core.artifact import Draft, SelfTest
 from deepmcat_core.encoder import Encoder, build_encoder
 from deepmcat_core.engine import LARGEST_BATCH, Engine, choose_device, open_engine
 from deepmcat_core.engine_onnx import OnnxEngine
 from deepmcat_core.engine_torch import TorchEngine
 from deepmcat_core.errors import ArtifactDamaged, ArtifactSelfTest, ConfigError, InferenceError, MissingExtra
-from deepmcat_core.manifest import EncoderSpec
-from deepmcat_trainer.onnx_export import export_onnx
-
-SIZE = 32
-SPEC = EncoderSpec(name="small-vgg-sobel", options={"projection": {"kind": "linear", "in": 256, "out": 16}})
-
-
-def images(count: int) -> npt.NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (count, 1, SIZE, SIZE), dtype=np.uint8)
-
-
-@pytest.fixture(name="encoder", scope="module")
-def encoder_fixture() -> Encoder:
-    torch.manual_seed(0)
-    return build_encoder(SPEC)
-
-
-@pytest.fixture(name="onnx", scope="module")
-def onnx_fixture(encoder: Encoder) -> bytes:
-    return export_onnx(encoder, SIZE)
 
 
 @pytest.fixture(name="engines", scope="module")
@@ -58,11 +37,6 @@ def trained_fixture(draft: Draft, encoder: Encoder, engines: dict[str, Engine], 
         self_test=recorded,
         onnx=onnx,
     )
-
-
-def written(folder: Path, draft: Draft) -> Artifact:
-    artifacts.write(folder / "a", draft)
-    return Artifact.load(folder / "a")
 
 
 @pytest.mark.parametrize("name", ["torch", "onnx"])

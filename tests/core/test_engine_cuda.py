@@ -6,18 +6,16 @@ import logging
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
+from tests.core.encoders import SIZE, images, seeded_encoder
 
-from deepmcat_core.encoder import Encoder, build_encoder
+from deepmcat_core.encoder import Encoder
 from deepmcat_core.engine import LARGEST_BATCH
 from deepmcat_core.engine_cuda import Run, Slot, bucket
 from deepmcat_core.engine_torch import TorchEngine
 from deepmcat_core.errors import InferenceError
-from deepmcat_core.manifest import EncoderSpec
 
-SIZE = 32
 LARGEST = LARGEST_BATCH["cpu"]
 
 
@@ -60,15 +58,10 @@ class Recorder:
         slot.result[:rows] = run(slot.staged[:rows])
 
 
-def images(count: int) -> npt.NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (count, 1, SIZE, SIZE), dtype=np.uint8)
-
-
 @pytest.fixture(name="encoder")
 def encoder_fixture() -> Encoder:
-    torch.manual_seed(0)
-    spec = EncoderSpec(name="small-vgg-sobel", options={"projection": {"kind": "linear", "in": 256, "out": 16}})
-    return build_encoder(spec)
+    """One for each test: an engine takes it over."""
+    return seeded_encoder()
 
 
 @pytest.fixture(name="recorder")

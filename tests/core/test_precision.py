@@ -7,22 +7,17 @@ import json
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
+from tests.core.encoders import SIZE, SPEC, images, written
 
-from deepmcat_core import artifact as artifacts
-from deepmcat_core.artifact import Artifact, Draft, SelfTest
+from deepmcat_core.artifact import Draft, SelfTest
 from deepmcat_core.encoder import Encoder, build_encoder
 from deepmcat_core.engine import open_engine
 from deepmcat_core.engine_torch import TorchEngine
 from deepmcat_core.errors import ArtifactFormat, ArtifactSelfTest, ConfigError
-from deepmcat_core.manifest import EncoderSpec, Manifest
+from deepmcat_core.manifest import Manifest
 from deepmcat_core.precision import PrecisionGate, choose_precision
-from deepmcat_trainer.onnx_export import export_onnx
-
-SIZE = 32
-SPEC = EncoderSpec(name="small-vgg-sobel", options={"projection": {"kind": "linear", "in": 256, "out": 16}})
 
 
 def gate(device: str, precision: str, *, passed: bool = True) -> PrecisionGate:
@@ -30,21 +25,6 @@ def gate(device: str, precision: str, *, passed: bool = True) -> PrecisionGate:
     return PrecisionGate(
         device=device, precision=precision, images=512, min_cosine=cosine, category_agreement=1, passed=passed
     )
-
-
-def images(count: int) -> npt.NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (count, 1, SIZE, SIZE), dtype=np.uint8)
-
-
-@pytest.fixture(name="encoder", scope="module")
-def encoder_fixture() -> Encoder:
-    torch.manual_seed(0)
-    return build_encoder(SPEC)
-
-
-@pytest.fixture(name="onnx", scope="module")
-def onnx_fixture(encoder: Encoder) -> bytes:
-    return export_onnx(encoder, SIZE)
 
 
 @pytest.fixture(name="trained")
@@ -59,11 +39,6 @@ def trained_fixture(draft: Draft, encoder: Encoder, onnx: bytes) -> Draft:
         self_test=SelfTest(images=draft.self_test.images, embeddings=embeddings),
         onnx=onnx,
     )
-
-
-def written(folder: Path, draft: Draft) -> Artifact:
-    artifacts.write(folder / "a", draft)
-    return Artifact.load(folder / "a")
 
 
 @pytest.mark.parametrize(
