@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from deepmcat_core import logs
 from deepmcat_core.artifact import SELF_TEST_COSINE, Artifact
 from deepmcat_core.errors import ConfigError, InferenceError, MissingExtra
 from deepmcat_core.precision import AUTO, FLOAT32, choose_precision
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+
+LOG = logs.logger("core.engine")
 
 ENGINES = ("auto", "torch", "onnx")
 LARGEST_BATCH = {"cpu": 64, "cuda": 256}
@@ -186,8 +190,10 @@ def _open_torch(artifact: Artifact, device: str, threads: int | None, precision:
     import torch
 
     from deepmcat_core.encoder import build_encoder
-    from deepmcat_core.engine_torch import TorchEngine
+    from deepmcat_core.engine_torch import TorchEngine, faster_precisions
 
+    if precision != FLOAT32 and precision not in faster_precisions(device):
+        logs.event(LOG, logging.WARNING, "no instructions for this precision", device=device, precision=precision)
     if threads is not None and device == "cpu":
         torch.set_num_threads(threads)
     encoder = build_encoder(artifact.manifest.encoder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,26 @@ def test_a_reduced_engine_is_opened_where_it_passed(tmp_path: Path, trained: Dra
     np.testing.assert_allclose(np.linalg.norm(given, axis=1), 1, atol=1e-5)
     with pytest.raises(ConfigError, match="use torch or auto"):
         open_engine(artifact, device="cpu", engine="onnx", precision="bfloat16")
+
+
+@pytest.mark.parametrize(("multiplies", "warnings"), [(True, 0), (False, 1)])
+def test_a_precision_that_a_device_has_no_instructions_for_is_logged(
+    tmp_path: Path,
+    trained: Draft,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    multiplies: bool,
+    warnings: int,
+) -> None:
+    """The gate was passed on a CPU with instructions for bfloat16; on another one it is served, with a warning."""
+    artifact = written(tmp_path, trained)
+    monkeypatch.setattr("deepmcat_core.engine_torch.multiplies_bfloat16", lambda: multiplies)
+
+    with caplog.at_level(logging.WARNING, "deepmcat"):
+        open_engine(artifact, device="cpu", engine="torch", precision="float32")
+        assert open_engine(artifact, device="cpu", precision="bfloat16").precision == "bfloat16"
+
+    assert [record.message for record in caplog.records] == ["no instructions for this precision"] * warnings
 
 
 def test_a_reduced_engine_is_refused_where_it_did_not_pass(tmp_path: Path, trained: Draft) -> None:
