@@ -172,14 +172,14 @@ def serve(pipe: Connection, room: Room, words: Connection, limits: WorkerLimits)
     footprint = Footprint(limits)
     kept_bytes = min(_KEPT_BYTES, limits.memory_bytes // 8)
     _keep_memory(kept_bytes)
+    surplus = Surplus(lambda: footprint.kept_bytes, kept_bytes)
     exchange = Exchange(pipe, room)
     with suppress(*_OTHER_END_GONE):  # the parent has closed it, or was killed
         exchange.send(None)
         try:
             while True:
                 _send(exchange, _answer_next(exchange, limits, footprint))
-                if footprint.kept_bytes > 2 * kept_bytes:
-                    _give_back()
+                surplus.give_back()
         except MemoryError:  # part of a call may be in the pipe still, so nothing can follow
             os._exit(NO_MEMORY_EXIT)
 
@@ -198,11 +198,34 @@ def _keep_memory(kept_bytes: int) -> None:
         mallopt(_M_MMAP_THRESHOLD, kept_bytes // 2)
 
 
-def _give_back() -> None:
+def _trim() -> None:
     """Have glibc give back what is free between what is not, which it keeps by itself (malloc_trim(3))."""
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
+
+
+class Surplus:
+    """What a worker has grown by beyond what it is to keep, `kept_bytes`. It is given back by `trim`.
+
+    What cannot be given back, such as a library that an image had loaded, is no reason to try after each image: that
+    takes from the next one the pages that were kept for it.
+    """
+
+    def __init__(self, grown_bytes: Callable[[], int], kept_bytes: int, trim: Callable[[], None] = _trim) -> None:
+        self._grown_bytes = grown_bytes
+        self._kept_bytes = kept_bytes
+        self._trim = trim
+        self._least_bytes = 0  # that it had grown by at any time since it was last given back
+
+    def give_back(self) -> None:
+        """After an image: give back what there is, where it has become more."""
+        grown = self._grown_bytes()
+        if grown > max(self._least_bytes, self._kept_bytes) + self._kept_bytes:
+            self._trim()
+            self._least_bytes = self._grown_bytes()
+        else:
+            self._least_bytes = min(self._least_bytes, grown)
 
 
 def _redirect_output(words: Connection) -> None:

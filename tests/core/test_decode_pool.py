@@ -26,7 +26,7 @@ import pytest
 from deepmcat_core.decode_death import KILLS, Cause, WorkerDied
 from deepmcat_core.decode_limits import WorkerLimits
 from deepmcat_core.decode_pool import DecodePool
-from deepmcat_core.decode_worker import WorkerProcess
+from deepmcat_core.decode_worker import Surplus, WorkerProcess
 from deepmcat_core.errors import ConfigError, CorruptImage, ImageTooLarge
 from deepmcat_core.planes import ReadOptions, read_planes
 
@@ -339,6 +339,28 @@ def _page_faults(size_bytes: int) -> int:
     arrays = [np.ones(size_bytes, dtype=np.uint8) for _ in range(5)]
     del arrays
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_memory_is_given_back_where_it_has_become_more():
+    """What cannot be given back is tried once, and again only behind images that have added to it."""
+    grown, lasting, tried = 0, 0, []
+
+    def trim() -> None:
+        nonlocal grown
+        tried.append(grown)
+        grown = min(grown, lasting)
+
+    surplus = Surplus(lambda: grown, 10, trim)
+    for stays, after_image in [(0, 20), (0, 21), (0, 21), (15, 30), (15, 25), (15, 26), (40, 50), (40, 50)]:
+        lasting, grown = stays, after_image
+        surplus.give_back()
+    assert tried == [21, 21, 30, 26, 50]
+
+    grown = 5  # that it had been kept for something was not for ever
+    surplus.give_back()
+    grown = 21
+    surplus.give_back()
+    assert tried == [21, 21, 30, 26, 50, 21]
 
 
 def test_workers_leave_no_core_and_go_first(pool):
