@@ -5,8 +5,9 @@
 A graph launches a network's hundreds of kernels at once, which is most of the time of a small batch. Two slots take
 turns, so that one part of a large batch is copied while the part before it is computed.
 
-A graph is used only after its answers were compared with those of the plain path on the spot. Whatever goes wrong here,
-the engine goes on without graphs: they are a matter of speed, and never of an answer.
+A graph is used only after its answers were compared with those of the plain path on the spot. One that fails later is
+not used again, and its batches take the plain path; where one cannot be recorded, or memory is short, all are given up:
+they are a matter of speed, and never of an answer.
 """
 
 from __future__ import annotations
@@ -135,12 +136,11 @@ class Graphs:
         if self._given_up or rows in self._recorded:
             return
         try:
-            self._slots = self._slots or [self._device.slot(self._largest, self._size, self._dim) for _ in range(SLOTS)]
             self._recorded[rows] = self._device.record(self._run, rows, self._size)
             noise = np.random.default_rng(rows).integers(0, 256, (rows, 1, self._size, self._size), dtype=np.uint8)
             same = _same(self.embed(noise), plain(noise))
         except RuntimeError as error:  # torch's own, out of memory among them
-            self.give_up(error)
+            self._give_up(error)
             return
         if not same:
             del self._recorded[rows]
@@ -150,11 +150,12 @@ class Graphs:
         """Whether there are graphs for all parts of this batch."""
         if len(images) == 0 or images.shape[-1] != self._size:
             return False
-        return all(bucket(len(part), self._largest) in self._recorded for part in batches(images, self._largest))
+        return self._rows(images) <= self._recorded.keys()
 
     def embed(self, images: Images) -> Floats:
         """(B, 1, S, S) uint8 that `takes` says yes to → (B, D) float32. Raises RuntimeError, as torch does."""
         embeddings = np.empty((len(images), self._dim), dtype=np.float32)
+        self._slots = self._slots or [self._device.slot(self._largest, self._size, self._dim) for _ in range(SLOTS)]
         under_way: list[tuple[Slot, int, int]] = []
         for number, start in enumerate(range(0, len(images), self._largest)):
             if len(under_way) == SLOTS:
@@ -168,12 +169,27 @@ class Graphs:
             self._collect(*each, embeddings)
         return embeddings
 
-    def give_up(self, error: RuntimeError) -> None:
+    def failed(self, images: Images, error: RuntimeError) -> None:
+        """Go on without the graphs that this batch took; without any where memory is short, which they hold."""
+        if isinstance(error, torch.OutOfMemoryError):
+            self._give_up(error)
+            return
+        for rows in sorted(self._rows(images)):
+            name = "CUDA graph failed and is not used"
+            logs.event(LOG, logging.WARNING, name, batch_size=rows, error_type=type(error).__name__)
+            del self._recorded[rows]
+        self._slots.clear()  # some may be under way
+
+    def _give_up(self, error: RuntimeError) -> None:
         """Go on without graphs, and free what they hold."""
         logs.event(LOG, logging.WARNING, "CUDA graphs given up", error_type=type(error).__name__)
         self._given_up = True
         self._recorded.clear()
         self._slots.clear()
+
+    def _rows(self, images: Images) -> set[int]:
+        """The buckets of all parts of a batch."""
+        return {bucket(len(part), self._largest) for part in batches(images, self._largest)}
 
     def _collect(self, slot: Slot, start: int, count: int, embeddings: Floats) -> None:
         self._device.finish(slot)

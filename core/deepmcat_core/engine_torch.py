@@ -97,7 +97,7 @@ class TorchEngine:
         try:
             return self._graphs.embed(images)
         except RuntimeError as error:  # torch's own
-            self._graphs.give_up(error)
+            self._graphs.failed(images, error)
             return None
 
     def _plain(self, images: Images) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 
@@ -30,7 +31,7 @@ class Recorder:
         self.ran: list[int] = []
         self.most_under_way = 0
         self.disturb = disturb
-        self._under_way: dict[int, tuple[Run, int]] = {}
+        self._under_way: dict[int, tuple[Slot, Run, int]] = {}
 
     def slot(self, largest: int, size: int, dim: int) -> Slot:
         shape = (largest, 1, size, size)
@@ -49,11 +50,11 @@ class Recorder:
 
     def start(self, slot: Slot, run: Run, rows: int) -> None:
         assert id(slot) not in self._under_way, "the slot is still in use"
-        self._under_way[id(slot)] = (run, rows)
+        self._under_way[id(slot)] = (slot, run, rows)
         self.most_under_way = max(self.most_under_way, len(self._under_way))
 
     def finish(self, slot: Slot) -> None:
-        run, rows = self._under_way.pop(id(slot))
+        _, run, rows = self._under_way.pop(id(slot))
         slot.staged[:rows] = slot.images[:rows]
         slot.result[:rows] = run(slot.staged[:rows])
 
@@ -173,16 +174,65 @@ def test_where_recording_fails_the_engine_does_without(
 
 
 def test_a_graph_that_fails_later_costs_no_answer(encoder: Encoder, caplog: pytest.LogCaptureFixture) -> None:
-    """A batch whose graph fails is answered by the plain path, which all batches take from then on."""
+    """A batch whose graph fails is answered by the plain path, as all of its bucket are from then on; others go on."""
 
     def broken(embeddings: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("CUDA error")
+        if len(embeddings) == 2:
+            raise RuntimeError("CUDA error")
+        return embeddings
 
     recorder = Recorder()
     engine = TorchEngine(encoder, size=SIZE, recorder=recorder)
-    engine.warm([2])
-    expected = engine.embed(images(2))
+    engine.warm([1, 2, 4])
+    expected = engine.embed(images(4))
     recorder.disturb = broken
+    recorder.ran.clear()
+
+    with caplog.at_level(logging.WARNING, "deepmcat"):
+        given = [engine.embed(images(4)[:count]) for count in (2, 2, 1, 4)]
+
+    for embeddings in given:
+        np.testing.assert_allclose(embeddings, expected[: len(embeddings)], atol=1e-5)
+    assert recorder.ran == [2, 1, 4]
+    assert engine.graphs == (1, 4)
+    assert [record.message for record in caplog.records] == ["CUDA graph failed and is not used"]
+    assert caplog.records[0].fields == {"batch_size": 2, "error_type": "RuntimeError"}  # type: ignore[attr-defined]
+
+
+def test_a_graph_that_fails_within_a_large_batch_costs_no_answer(encoder: Encoder, recorder: Recorder) -> None:
+    """Which of its parts failed is not known, so none of their graphs is used again; what was under way is left."""
+    engine = TorchEngine(encoder, size=SIZE, recorder=recorder)
+    batch = images(3 * LARGEST + 3)
+    expected = engine.embed(batch)
+    engine.warm([1, 4, LARGEST])
+    working = recorder.disturb
+    numbers = itertools.count()
+
+    def broken(embeddings: torch.Tensor) -> torch.Tensor:
+        if next(numbers) == 1:
+            raise RuntimeError("CUDA error")
+        return embeddings
+
+    recorder.disturb = broken
+    given = engine.embed(batch)
+    recorder.disturb = working
+
+    np.testing.assert_allclose(given, expected, atol=1e-5)
+    assert engine.graphs == (1,)
+    np.testing.assert_allclose(engine.embed(batch[:1]), expected[:1], atol=1e-5)
+
+
+def test_where_memory_runs_out_graphs_give_theirs_back(encoder: Encoder, caplog: pytest.LogCaptureFixture) -> None:
+    """A graph for which memory is short is the end of all, for they hold some."""
+
+    def short(embeddings: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("memory")
+
+    recorder = Recorder()
+    engine = TorchEngine(encoder, size=SIZE, recorder=recorder)
+    engine.warm([1, 2])
+    expected = engine.embed(images(2))
+    recorder.disturb = short
 
     with caplog.at_level(logging.WARNING, "deepmcat"):
         given = [engine.embed(images(2)) for _ in range(2)]
