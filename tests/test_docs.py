@@ -126,6 +126,7 @@ def test_the_metrics_are_the_code_s() -> None:
     metrics = importlib.import_module("deepmcat_server.metrics")
     registry = importlib.import_module("prometheus_client").CollectorRegistry()
     metrics.Metrics(registry)
+    importlib.import_module("deepmcat_server.front_metrics").FrontMetrics(registry)
     registry.register(importlib.import_module("deepmcat_server.child_processes").ChildProcesses())
     families = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
 

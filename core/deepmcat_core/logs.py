@@ -15,7 +15,7 @@ from typing import Any, TextIO
 FIELDS = frozenset(
     {
         "address", "artifact_id", "artifact_name", "artifact_version", "batch_size", "call_id", "caller_id",
-        "catalog_version", "code", "count", "device", "duration_s", "engine", "error_type", "images", "method",
+        "catalog_version", "code", "count", "device", "duration_s", "engine", "error_type", "front", "images", "method",
         "precision", "previous_artifact_id", "queue_depth", "reason", "signal", "size_bytes", "stage", "trace_id",
         "version", "workers",
     }

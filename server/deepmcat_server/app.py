@@ -12,10 +12,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -48,13 +46,13 @@ from deepmcat_server.pipeline import Pipeline, batches_beside, bucket_sizes, log
 from deepmcat_server.rollout import Rollout
 from deepmcat_server.security import opened_security
 from deepmcat_server.servicer import CategorizationServicer
+from deepmcat_server.signals import end_at_once, stopped_by_signals
 from deepmcat_server.streams import Closing
 
 if TYPE_CHECKING:
     from deepmcat_server.tracing import Tracing
 
 LOG = logs.logger("server.app")
-SECOND_SIGNAL_EXIT_CODE = 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +73,15 @@ class Running:
 
 
 async def serve(settings: Settings, opened: Opened, ready_file: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; a second one exits at once."""
+    """Serve until SIGTERM or SIGINT; a second one exits at once.
+
+    Where the port is shared a second one does nothing: a service manager may send one to every process, and the
+    supervisor passes its own on. A supervisor that gets two does not ask.
+    """
     _forget_what_stays()
     if ready_file is not None:
         ready_files.clear(ready_file)
-    with _stopped_by_signals() as stop:
+    with stopped_by_signals(_ignore_signal if settings.shares_port else end_at_once) as stop:
         async with run_server(settings, opened.categorizer, first=opened) as server:
             del opened  # the server's alone, to be freed when another is in force
             _announce(server, ready_file)
@@ -240,25 +242,8 @@ def _forget_what_stays() -> None:
     gc.freeze()
 
 
-@contextmanager
-def _stopped_by_signals() -> Iterator[asyncio.Event]:
-    """An event that the first SIGTERM or SIGINT sets; the second ends the process."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def handle(number: signal.Signals) -> None:
-        if stop.is_set():
-            os._exit(SECOND_SIGNAL_EXIT_CODE)
-        logs.event(LOG, logging.INFO, "signal", signal=number.name)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, handle, number)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+def _ignore_signal() -> None:
+    """It drains already."""
 
 
 def _announce(server: Running, ready_file: Path | None) -> None:

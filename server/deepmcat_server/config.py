@@ -83,7 +83,9 @@ class Settings(BaseSettings):
     trace_sample: float = Field(default=0.01, ge=0, le=1)  # of calls whose callers do not trace
     trace_images: int = Field(default=16, ge=0, le=1024)  # of a call, that have spans of their own
 
+    fronts: int = Field(default=1, ge=1, le=64)  # processes that share the port, and what is bounded
     decode_workers: int = Field(default=0, ge=0, le=256)  # 0: one a CPU
+    engine_threads: int = Field(default=0, ge=0, le=256)  # of an encoder on the CPU; 0: one a CPU
     max_batch: int = Field(default=32, ge=1, le=1024)  # frames
 
     max_streams: int = Field(default=64, ge=1)  # open at once; each may hold a message
@@ -122,6 +124,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _together(self) -> Self:
         """What several settings have to be together."""
+        if self.fronts > 1 and self.admin_service:
+            raise ValueError(
+                f"fronts is {self.fronts} and admin_service is on, whose calls would reach one of them only: "
+                "change the artifact at its path, which all of them follow, or leave fronts at 1"
+            )
         if self.encoder is not None and self.precision != "auto":
             raise ValueError("precision is of the engine here, and encoder names one elsewhere: leave one of them out")
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -168,6 +175,11 @@ class Settings(BaseSettings):
     def workers(self) -> int:
         """The number of decoding workers."""
         return self.decode_workers or available_cpus()
+
+    @property
+    def shares_port(self) -> bool:
+        """Whether other processes, its like, listen on the same port."""
+        return self.fronts > 1
 
     @classmethod
     def settings_customise_sources(

@@ -81,7 +81,7 @@ async def grpc_server(
         services.append(_add_open_inference(server, servicer, closing, ready=lambda: admin.ready))
     if settings.reflection:
         reflection.enable_server_reflection(services, server)
-    listen = port.bind(server, parse_address(settings.listen), security.credentials)
+    listen = port.bind(server, parse_address(settings.listen), security.credentials, shared=settings.shares_port)
     await probes.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
     admin.ready = True

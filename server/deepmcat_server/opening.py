@@ -71,7 +71,12 @@ def engine_opener(settings: Settings) -> OpenEngine:
     Raises MissingExtra.
     """
     if settings.encoder is None:
-        return partial(open_engine, device=settings.device, precision=settings.precision)
+        return partial(
+            open_engine,
+            device=settings.device,
+            precision=settings.precision,
+            threads=settings.engine_threads or None,
+        )
     if find_spec("tritonclient") is None:
         raise MissingExtra("tritonclient", "triton")
     from deepmcat_server.triton_engine import open_triton

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc
 import grpc.aio
@@ -27,7 +29,10 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", 2 * (settings.max_streams + settings.max_calls + MAX_PROBES)),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),  # of the port
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_S * 1000),
-        ("grpc.so_reuseport", 0),  # a second server on the port is a mistake to report, not a sharer of calls
+        (
+            "grpc.so_reuseport",
+            int(settings.shares_port),
+        ),  # else a second server is a mistake to report, no sharer of calls
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -46,20 +51,57 @@ def _ages(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def bind(server: grpc.aio.Server, address: Address, credentials: grpc.ServerCredentials | None) -> Address:
-    """Bind `address`, with TLS where there are credentials; the address with its actual port. Raises ConfigError."""
-    try:
-        _try_bind(address)  # gRPC says why in a line of its own on stderr, and in no exception
+def bind(
+    server: grpc.aio.Server, address: Address, credentials: grpc.ServerCredentials | None, *, shared: bool = False
+) -> Address:
+    """Bind `address`, with TLS where there are credentials; the address with its actual port. Raises ConfigError.
+
+    shared: with others that share it. Of them gRPC has to be told, too (`options`).
+    """
+    with _told(address):
+        with _bound(address, shared=shared):  # gRPC says why in a line of its own on stderr, and in no exception
+            pass
         if credentials is None:
             return Address(address.host, server.add_insecure_port(str(address)))
         return Address(address.host, server.add_secure_port(str(address), credentials))
+
+
+@contextmanager
+def reserved(address: Address) -> Iterator[Address]:
+    """Keep a port for those who share it; the address with its actual port. Raises ConfigError.
+
+    Bound and never listened on: no connection comes here, and port 0 stays the one that it has become.
+    """
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise ConfigError("fronts above 1 need SO_REUSEPORT, which this platform does not have: leave fronts at 1")
+    with _told(address):
+        with _bound(address, shared=False):  # nobody else, be it one who shares
+            pass
+        held = _bound(address, shared=True)
+    with held:
+        yield Address(address.host, int(held.getsockname()[1]))
+
+
+@contextmanager
+def _told(address: Address) -> Iterator[None]:
+    """What goes wrong, in a sentence."""
+    try:
+        yield
     except (OSError, RuntimeError) as error:
         why = f": {error.strerror.lower()}" if isinstance(error, OSError) and error.strerror else ""
         raise ConfigError(f"cannot listen on {address}{why}; choose another address with --listen") from error
 
 
-def _try_bind(address: Address) -> None:
+def _bound(address: Address, *, shared: bool) -> socket.socket:
+    """A socket there that does not listen. shared: beside others that are bound so (socket(7), SO_REUSEPORT)."""
     family, kind, *_, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(target)
+    bound = socket.socket(family, kind)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(target)
+    except OSError:
+        bound.close()
+        raise
+    return bound

@@ -6,9 +6,17 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from deepmcat_core.errors import ConfigError
-from deepmcat_server.addresses import Address
+from deepmcat_server.addresses import Address, parse_address
+
+
+class Written(NamedTuple):
+    """Where a server listens that is SERVING."""
+
+    listen: Address
+    admin: Address
 
 
 def clear(path: Path) -> None:
@@ -23,6 +31,15 @@ def write(path: Path, *, listen: Address, admin: Address) -> None:
     with _writing(path):
         partial.write_text(json.dumps({"listen": str(listen), "admin": str(admin)}), encoding="utf-8")
         partial.replace(path)
+
+
+def read(path: Path) -> Written | None:
+    """What a server has written; None: nothing yet."""
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Written(listen=parse_address(written["listen"]), admin=parse_address(written["admin"]))
 
 
 @contextmanager

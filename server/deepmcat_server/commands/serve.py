@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deepmcat_core import logs
+
+if TYPE_CHECKING:
+    from deepmcat_server.config import Settings
 
 
 def command(
@@ -26,16 +29,18 @@ def command(
     encoder: Annotated[
         str | None, typer.Option(metavar="triton://HOST:PORT/MODEL", help="Run the encoder in a Triton there.")
     ] = None,
+    fronts: Annotated[
+        int | None, typer.Option(help="Processes that share the port; more than 1 on many cores.")
+    ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow plaintext beyond this machine.")] = False,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, any setting; may be repeated.")] = None,
     ready_file: Annotated[Path | None, typer.Option(help="Write the actual addresses here once serving.")] = None,
-) -> None:
+    as_front: Annotated[bool, typer.Option("--as-front", hidden=True, help="How fronts.py starts one.")] = False,
+) -> int:
     """Serve ARTIFACT over gRPC until SIGTERM. Every setting is also a DEEPMCAT_* variable."""
-    from deepmcat_server.app import serve
     from deepmcat_server.config import load as load_settings
     from deepmcat_server.config import parse_artifacts
-    from deepmcat_server.opening import engine_opener, open_newest
 
     named = parse_artifacts(artifacts) if artifacts else None
     flags = {
@@ -44,11 +49,29 @@ def command(
         "device": device,
         "precision": precision,
         "encoder": encoder,
+        "fronts": fronts,
         "insecure": insecure or None,
         "artifacts": named,
     }
     settings = load_settings(flags=flags, sets=set_ or [], file=config)
     logs.configure(settings.log_level)
+    if settings.fronts > 1 and not as_front:
+        from deepmcat_server.fronts import supervise
+
+        return asyncio.run(supervise(settings, artifact, ready_file))
+    if as_front:
+        from deepmcat_server.lifeline import end_with_supervisor
+
+        end_with_supervisor()
+    _serve(settings, artifact, ready_file)
+    return 0
+
+
+def _serve(settings: Settings, artifact: Path, ready_file: Path | None) -> None:
+    """In this process."""
+    from deepmcat_server.app import serve
+    from deepmcat_server.opening import engine_opener, open_newest
+
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve(settings, open_newest(artifact, engine_opener(settings), settings.limits), ready_file))
 

@@ -1,0 +1,120 @@
+"""One of several fronts, as its supervisor sees it: a process, started again when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from deepmcat_core import logs
+from deepmcat_server import ready_files
+from deepmcat_server.addresses import Address
+
+LOG = logs.logger("server.fronts")
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+SETTLED_S = 60.0
+"""Whoever has been SERVING for so long did not die of starting: the next wait is the first again."""
+
+_LOOK_EVERY_S = 0.05
+_SIGNALLED = 128  # shells' exit codes of those that a signal ended begin here
+_OS_ERROR = 71  # sysexits.h, EX_OSERR
+
+
+class Front:
+    """A process and its next ones. admin: where it tells how it is, while it is SERVING; else None.
+
+    command: what starts it, by the path of the ready file that it is to write. on_change: `admin` is another.
+    on_restart: one has died and is to be started again.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        command: Callable[[Path], Sequence[str]],
+        environ: Mapping[str, str],
+        folder: Path,
+        *,
+        on_change: Callable[[], object],
+        on_restart: Callable[[], object],
+    ) -> None:
+        self.number = number
+        self.admin: Address | None = None
+        self.has_served = False
+        self._ready_file = folder / f"front-{number}.json"
+        self._command = command(self._ready_file)
+        self._environ = environ
+        self._on_change = on_change
+        self._on_restart = on_restart
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+
+    async def keep(self) -> int:
+        """Run it, and run it again when it ends, until `stop`, or until it ends before it has ever been SERVING.
+
+        The exit code of the last. 128 + n: signal n has ended it, and it was not asked to stop.
+        """
+        wait_s = FIRST_WAIT_S
+        while True:
+            started = time.monotonic()
+            code = await self._run()
+            if self._stopping.is_set() or not self.has_served:
+                return code
+            if time.monotonic() - started > SETTLED_S:
+                wait_s = FIRST_WAIT_S
+            logs.event(LOG, logging.ERROR, "front died", front=self.number, code=code, duration_s=wait_s)
+            self._on_restart()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), wait_s)
+                return 0
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def stop(self) -> None:
+        """Ask it to drain and end, and start no other."""
+        self._stopping.set()
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    async def _run(self) -> int:
+        """One process, from its start to its end."""
+        ready_files.clear(self._ready_file)
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,  # lifeline.py
+                env=dict(self._environ),
+                start_new_session=True,  # a terminal's Ctrl-C is for the supervisor
+            )
+        except OSError as error:  # no more processes, or no memory for one
+            logs.event(LOG, logging.ERROR, "front not started", front=self.number, error_type=type(error).__name__)
+            return _OS_ERROR
+        if self._stopping.is_set():
+            self.stop()
+        looking = asyncio.create_task(self._look())
+        code = await self._process.wait()
+        looking.cancel()
+        served, self.admin, self._process = self.admin is not None, None, None
+        self._on_change()
+        if code == -signal.SIGTERM and self._stopping.is_set() and not served:
+            return 0  # it was not so far yet that it could drain
+        return code if code >= 0 else _SIGNALLED - code
+
+    async def _look(self) -> None:
+        """For the ready file."""
+        while (written := ready_files.read(self._ready_file)) is None:  # noqa: ASYNC110 - another process's
+            await asyncio.sleep(_LOOK_EVERY_S)
+        self.admin = written.admin
+        self.has_served = True
+        self._on_change()
