@@ -29,7 +29,7 @@ class Front:
     """A process and its next ones. admin: where it tells how it is, while it is SERVING; else None.
 
     command: what starts it, by the path of the ready file that it is to write. on_change: `admin` is another.
-    on_restart: one has died and is to be started again.
+    on_restart: one has died and is to be started again, after first_wait_s, and twice as long each time.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Front:
         *,
         on_change: Callable[[], object],
         on_restart: Callable[[], object],
+        first_wait_s: float = FIRST_WAIT_S,
     ) -> None:
         self.number = number
         self.admin: Address | None = None
@@ -50,6 +51,7 @@ class Front:
         self._environ = environ
         self._on_change = on_change
         self._on_restart = on_restart
+        self._first_wait_s = first_wait_s
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
 
@@ -58,14 +60,14 @@ class Front:
 
         The exit code of the last. 128 + n: signal n has ended it, and it was not asked to stop.
         """
-        wait_s = FIRST_WAIT_S
+        wait_s = self._first_wait_s
         while True:
             started = time.monotonic()
             code = await self._run()
             if self._stopping.is_set() or not self.has_served:
                 return code
             if time.monotonic() - started > SETTLED_S:
-                wait_s = FIRST_WAIT_S
+                wait_s = self._first_wait_s
             logs.event(LOG, logging.ERROR, "front died", front=self.number, code=code, duration_s=wait_s)
             self._on_restart()
             with contextlib.suppress(TimeoutError):

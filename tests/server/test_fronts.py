@@ -28,6 +28,7 @@ from deepmcat_server import port
 from deepmcat_server.addresses import Address
 from deepmcat_server.admin import Admin
 from deepmcat_server.config import Settings, load
+from deepmcat_server.front import Front
 from deepmcat_server.front_metrics import MergedMetrics
 from deepmcat_server.shares import SHARED, share_of, variables
 
@@ -179,6 +180,34 @@ def test_a_port_is_reserved_for_those_who_share_it():
             for others in (held, Address("localhost", held.port)):
                 with pytest.raises(ConfigError, match=f"cannot listen on {others}"), port.reserved(others):
                     pytest.fail("somebody else listens there")
+
+
+async def test_a_front_that_keeps_dying_waits_longer_each_time(tmp_path: Path, log):
+    """It is started again as often as it dies, and a stop ends the waiting."""
+    addresses = json.dumps({"listen": "127.0.0.1:1", "admin": "127.0.0.1:2"})
+    died: list[bool] = []
+
+    def command(ready_file: Path) -> list[str]:
+        script = f"echo '{addresses}' > {ready_file}.partial; mv {ready_file}.partial {ready_file}; exec cat"
+        return ["sh", "-c", script]
+
+    def on_change() -> None:
+        if front.admin is not None:
+            assert front.admin == Address("127.0.0.1", 2)
+            front.kill()
+
+    def on_restart() -> None:
+        died.append(front.admin is None)
+        if len(died) == 4:
+            front.stop()
+
+    front = Front(1, command, os.environ, tmp_path, on_change=on_change, on_restart=on_restart, first_wait_s=0.01)
+    assert await front.keep() == 0
+
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert [(line["event"], line["front"], line["code"]) for line in lines] == [("front died", 1, 137)] * 4
+    assert [line["duration_s"] for line in lines] == [0.01, 0.02, 0.04, 0.08]
+    assert died == [True] * 4
 
 
 def test_what_is_wrong_is_told_once(tmp_path: Path):
