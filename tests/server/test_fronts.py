@@ -186,6 +186,7 @@ async def test_a_front_that_keeps_dying_waits_longer_each_time(tmp_path: Path, l
     """It is started again as often as it dies, and a stop ends the waiting."""
     addresses = json.dumps({"listen": "127.0.0.1:1", "admin": "127.0.0.1:2"})
     died: list[bool] = []
+    ended: list[None] = []
 
     def command(ready_file: Path) -> list[str]:
         script = f"echo '{addresses}' > {ready_file}.partial; mv {ready_file}.partial {ready_file}; exec cat"
@@ -195,6 +196,8 @@ async def test_a_front_that_keeps_dying_waits_longer_each_time(tmp_path: Path, l
         if front.admin is not None:
             assert front.admin == Address("127.0.0.1", 2)
             front.kill()
+        else:
+            ended.append(None)
 
     def on_restart() -> None:
         died.append(front.admin is None)
@@ -208,6 +211,7 @@ async def test_a_front_that_keeps_dying_waits_longer_each_time(tmp_path: Path, l
     assert [(line["event"], line["front"], line["code"]) for line in lines] == [("front died", 1, 137)] * 4
     assert [line["duration_s"] for line in lines] == [0.01, 0.02, 0.04, 0.08]
     assert died == [True] * 4
+    assert len(ended) == 4  # none was started after the stop
 
 
 def test_what_is_wrong_is_told_once(tmp_path: Path):
