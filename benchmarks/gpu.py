@@ -213,7 +213,7 @@ def score(encoder: Encoder, pack: Pack, seed: int, device: str) -> dict[str, Any
     engine = TorchEngine(encoder, device, size=pack.size)
     fit, test = pack.rows("fit"), pack.rows("test")
     embeddings = embed(engine, pack.images, fit, description="embedding the fit split")
-    grouping = group([embeddings], FinalSettings(seed=seed), device=device)
+    grouping = group(embeddings, FinalSettings(seed=seed), device=device)
     nearest = Centroids(grouping.fine.centroids, device).nearest
     tested = nearest(embed(engine, pack.images, test, description="embedding the test split"), 1)[0][:, 0]
     scored = Labelled(classes=pack.classes[test], clusters=tested)

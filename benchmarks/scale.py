@@ -4,7 +4,8 @@
     python benchmarks/scale.py --page [--out runs/scale.json] [--gpu runs/serving-gpu.json]
 
 Each measurement runs in a process of its own on synthetic embeddings (scale_tasks.py): principal components, k-means
-beside faiss's and scikit-learn's, the graph of neighbours, merging; and, on pictures, what comes before.
+beside faiss's and scikit-learn's, the graph of neighbours, merging, the whole final stage; and, on pictures, what comes
+before.
 What is measured already in the file, with the same versions, is not measured again. `--page` writes the table of
 docs/scale.md from the file.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -30,11 +32,13 @@ from rich.table import Table
 from scale_tasks import DIM, ITERATIONS
 
 from deepmcat_trainer.clustering import FAR_SHARE, MOST_ROWS, default_k
+from deepmcat_trainer.grouping import FinalSettings
 from deepmcat_trainer.neighbours import EXACT_UP_TO, FIRST_PROBES, ROWS_PER_CELL
 
 SIZES = (100_000, 300_000, 1_000_000, 10_000_000)
 QUICK = (10_000, 30_000)
 PEERS_UP_TO = 1_000_000  # more takes hours on few cores; ours trains on a sample, and goes on
+WHOLE_UP_TO = 100_000  # the whole final stage, to see what a graph of a part of the images does to it
 KS = (1024, 4096, 16_384)  # clusters to merge, whatever the number of images
 PICTURES = 1000  # to prepare and to encode
 POLL_S = 0.02
@@ -72,7 +76,7 @@ def main() -> int:
             data = Path(name) / f"{n}.npy"
             scale_tasks.write_data(data, n)
             for cell in (cell for cell in cells if cell.n == n):
-                rows.append(measure(cell, data))
+                rows.append(measure(cell, data) | {"commit": measured_on["commit"]})
                 console.print(f"{cell.task}, {cell.n:,} rows: {rows[-1]['seconds']:.1f} s", highlight=False)
                 report = {"benchmark": "scale", "dim": DIM, "machine": measured_on, "results": rows}
                 options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -83,11 +87,12 @@ def main() -> int:
 
 
 def plan(sizes: Sequence[int], only: Sequence[str] | None) -> list[Cell]:
-    """Everything to measure: peers and the graph up to a size, merging by the number of clusters."""
+    """Everything to measure: peers and the whole stage up to a size, merging by the number of clusters."""
     cells = []
     for n in sizes:
-        tasks = scale_tasks.OF_EMBEDDINGS if n <= PEERS_UP_TO else ("pca", "kmeans")
-        cells += [Cell(task, n, default_k(n)) for task in tasks]
+        tasks = list(scale_tasks.OF_EMBEDDINGS) if n <= PEERS_UP_TO else ["pca", "kmeans", "graph"]
+        whole = [] if n > WHOLE_UP_TO else list(scale_tasks.WHOLE)
+        cells += [Cell(task, n, default_k(n)) for task in tasks + whole]
     cells += [Cell(task, PICTURES, 0) for task in scale_tasks.OF_PICTURES]
     cells += [Cell("merge", max(min(sizes), k), k) for k in KS if k <= max(sizes) // scale_tasks.NEIGHBOURS]
     return [cell for cell in cells if only is None or cell.task in only]
@@ -125,22 +130,31 @@ def estimate(cell: Cell, flops: float) -> float:
     n, k = cell.n, cell.k
     pair = 2 * DIM  # operations of one inner product
     trained = min(n, MOST_ROWS)
-    cells = 4 * np.sqrt(n)
-    graph = (
-        n * n if n <= EXACT_UP_TO else n * (2 * cells + 20 * FIRST_PROBES * n / cells) + 10 * ROWS_PER_CELL * cells**2
-    )
+    merge = 5 * 2 * k**3 + 100 * k * k  # powers of the walk, then the tree
+    # iterations, the start (which is not a matrix product), the far rows' greedy start, assignment
+    kmeans = pair * k * (trained * (ITERATIONS + 12) + (n > MOST_ROWS) * 30 * trained / FAR_SHARE**2 + n)
     operations = {
         "pca": 16 * n * DIM * DIM,  # float64, and copies
-        # iterations, the start (which is not a matrix product), the far rows' greedy start, assignment
-        "kmeans": pair * k * (trained * (ITERATIONS + 12) + (n > MOST_ROWS) * 30 * trained / FAR_SHARE**2 + n),
+        "kmeans": kmeans,
         "kmeans faiss": pair * k * (min(n, 256 * k) * ITERATIONS + n),
         "kmeans minibatch": pair * k * (3 * n + 40 * k + n),
-        "neighbours": pair * graph,
-        "merge": 5 * 2 * k**3 + 100 * k * k,  # powers of the walk, then the tree
+        "neighbours": pair * _search(n),
+        "graph": pair * _search(min(n, FinalSettings().graph_images)),
+        "group": kmeans + pair * _search(n) + merge,
+        "group by part": kmeans + pair * _search(n // 5) + merge,
+        "merge": merge,
         "encode": 3e9 * n,
         "prepare": 1e9 * n,
     }[cell.task]
     return 3 + operations / flops
+
+
+def _search(n: int) -> float:
+    """Inner products of the search for the neighbours of `n` images."""
+    if n <= EXACT_UP_TO:
+        return n * n
+    cells = 4 * math.sqrt(n)
+    return n * (2 * cells + 20 * FIRST_PROBES * n / cells) + 10 * ROWS_PER_CELL * cells**2
 
 
 def _say_estimate(cells: Sequence[Cell], console: Console) -> None:
@@ -170,16 +184,17 @@ def print_report(rows: Sequence[dict[str, Any]], measured_on: dict[str, Any], co
         "distance",
         "rare groups kept",
         "recall",
-        "links s",
+        "graph",
+        "ARI",
     ):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for row in sorted(rows, key=lambda row: (row["n"], list(scale_tasks.TASKS).index(row["task"]), row["k"])):
-        clusters = f"{row['k']:,}" if row["task"].startswith(("kmeans", "merge")) else ""
+        clusters = f"{row['k']:,}" if row["task"].startswith(scale_page.OF_CLUSTERS) else ""
         kept = f"{row['rare_kept']} of {scale_tasks.RARE}" if "rare_kept" in row else ""
         table.add_row(
             row["task"], f"{row['n']:,}", clusters, f"{row['seconds']:,.1f}", f"{row['peak_bytes'] / 2**20:,.0f}",
             f"{row['distance']:.4f}" if "distance" in row else "", kept, f"{row.get('recall', '')}",
-            f"{row['links_s']:.1f}" if "links_s" in row else "",
+            f"{row['graph_images']:,}" if "graph_images" in row else "", f"{row.get('ari', '')}",
         )  # fmt: skip
     console.print(table)
     console.print(

@@ -11,12 +11,13 @@ from typing import Any
 import pages
 
 from deepmcat_trainer.clustering import MOST_CLUSTERS, MOST_ROWS
-from deepmcat_trainer.neighbours import EXACT_UP_TO
+from deepmcat_trainer.grouping import FinalSettings
 
 PAGE = pages.DOCS / "scale.md"
 TARGETS = (10**6, 10**7, 10**8)
 SIDE = 128  # of a prepared image
 LACKING = "not measured"
+OF_CLUSTERS = ("kmeans", "merge", "group")
 
 Rows = Sequence[dict[str, Any]]
 
@@ -28,8 +29,9 @@ def write(report: dict[str, Any], gpu: Path | None) -> None:
 
 def _measured(report: dict[str, Any], gpu: Path | None) -> str:
     rows, on = report["results"], report["machine"]
+    commits = ", ".join(sorted({row.get("commit", "unknown")[:8] for row in rows}))
     head = (
-        f"{on['cpu']}, {on['cores']} cores, load {on['load']} at the start; {on['date'][:10]}, commit {on['commit']}."
+        f"{on['cpu']}, {on['cores']} cores, load {on['load']} at the last start; {on['date'][:10]}, commits {commits}."
     )
     return "\n\n".join([head, _cells(rows), _targets(rows, report["dim"], gpu)])
 
@@ -37,16 +39,18 @@ def _measured(report: dict[str, Any], gpu: Path | None) -> str:
 def _cells(rows: Rows) -> str:
     """Every measurement."""
     lines = [
-        "| task | rows | clusters | seconds | peak memory | distance | rare groups kept | recall | links, seconds |",
-        "|---" * 9 + "|",
+        "| task | rows | clusters | seconds | peak memory | distance | rare groups kept | recall | images in the graph "
+        "| ARI |",
+        "|---" * 10 + "|",
     ]
     for row in sorted(rows, key=lambda row: (row["task"], row["n"], row["k"])):
-        clusters = f"{row['k']:,}" if row["task"].startswith(("kmeans", "merge")) else ""
+        clusters = f"{row['k']:,}" if row["task"].startswith(OF_CLUSTERS) else ""
         peak = f"{row['peak_bytes'] / 2**20:,.0f} MB"
+        graph = f"{row['graph_images']:,}" if "graph_images" in row else ""
         lines.append(
             f"| {row['task']} | {row['n']:,} | {clusters} | {row['seconds']:,.1f} | {peak} "
             f"| {row.get('distance', '')} | {row.get('rare_kept', '')} | {row.get('recall', '')} "
-            f"| {row.get('links_s', '')} |"
+            f"| {graph} | {row.get('ari', '')} |"
         )
     return "\n".join(lines)
 
@@ -58,8 +62,7 @@ def _targets(rows: Rows, dim: int, gpu: Path | None) -> str:
         "encode": [_at_rate(rows, "encode", n) for n in TARGETS],
         "principal components": [_straight(_of(rows, "pca"), n) for n in TARGETS],
         "k-means": [_straight(_of(rows, "kmeans", above=MOST_ROWS), n) for n in TARGETS],
-        "neighbours": [_power(_of(rows, "neighbours", above=EXACT_UP_TO), n) for n in TARGETS],
-        "links, of each view": [_power(_of(rows, "neighbours", above=EXACT_UP_TO), n, "links_s") for n in TARGETS],
+        "graph, of each view": [_straight(_of(rows, "graph", above=FinalSettings().graph_images), n) for n in TARGETS],
         "walk and merge": [_largest(_of(rows, "merge")) for _ in TARGETS],
     }
     lines = [f"| on this machine | {' | '.join(f'{n:,} images' for n in TARGETS)} |", "|---" * 4 + "|"]
@@ -90,14 +93,6 @@ def _straight(found: Rows, n: int) -> float | None:
         return None
     (n1, s1), (n2, s2) = ((row["n"], row["seconds"]) for row in found[-2:])
     return s2 + (s2 - s1) / (n2 - n1) * (n - n2)
-
-
-def _power(found: Rows, n: int, measure: str = "seconds") -> float | None:
-    """Along the power of N through the two largest sizes."""
-    if len(found) < 2:
-        return None
-    (n1, s1), (n2, s2) = ((row["n"], row[measure]) for row in found[-2:])
-    return s2 * (n / n2) ** (math.log(s2 / s1) / math.log(n2 / n1))
 
 
 def _largest(found: Rows) -> float | None:

@@ -89,18 +89,50 @@ def kmeans_minibatch(rows: Floats, kinds: Ints, k: int) -> dict[str, Any]:
 
 
 def neighbours(rows: Floats, kinds: Ints, k: int) -> dict[str, Any]:
-    """The graph of nearest neighbours, exact or with a measured recall; then its links between k clusters."""
+    """The nearest neighbours of every image, exact or with a measured recall."""
     from deepmcat_trainer.neighbours import nearest_neighbours
+
+    return {"recall": round(nearest_neighbours(rows, NEIGHBOURS).recall, 4)}
+
+
+def graph(rows: Floats, kinds: Ints, k: int) -> dict[str, Any]:
+    """The graph of a view and its links between k clusters: of all images, or of those that stand for them."""
+    from deepmcat_trainer.grouping import FinalSettings
+    from deepmcat_trainer.neighbours import nearest_neighbours
+    from deepmcat_trainer.representatives import Representatives
     from deepmcat_trainer.walk import links
 
-    start = time.perf_counter()
-    found = nearest_neighbours(rows, NEIGHBOURS)
-    middle = time.perf_counter()
     clusters = np.empty(len(rows), dtype=np.int64)
     clusters[np.argsort(kinds, kind="stable")] = np.arange(len(rows)) * k // len(rows)  # of one kind, nearly all
-    links(found.indices, clusters, k)
-    seconds = {"seconds": round(middle - start, 3), "links_s": round(time.perf_counter() - middle, 3)}
-    return seconds | {"recall": round(found.recall, 4)}
+    drawn = Representatives.draw(clusters, k, FinalSettings().graph_images, seed=0)
+    found = nearest_neighbours(rows[drawn.rows], NEIGHBOURS)
+    links(found.indices, clusters[drawn.rows], k, drawn.counts)
+    return {"recall": round(found.recall, 4), "graph_images": len(drawn.rows)}
+
+
+def group(rows: Floats, kinds: Ints, k: int) -> dict[str, Any]:
+    """The whole final stage after embedding, with a graph of all images."""
+    return _grouped(rows, kinds, k, len(rows))
+
+
+def group_by_part(rows: Floats, kinds: Ints, k: int) -> dict[str, Any]:
+    """The same with a graph of one image in five."""
+    return _grouped(rows, kinds, k, len(rows) // 5)
+
+
+def _grouped(rows: Floats, kinds: Ints, k: int, graph_images: int) -> dict[str, Any]:
+    """How well the tree's cut into twice as many groups as there are kinds agrees with them; strays are none."""
+    from sklearn.metrics import adjusted_rand_score
+
+    from deepmcat_trainer import grouping
+
+    final = grouping.FinalSettings(fine_k=k, graph_images=graph_images, linkage="walk")
+    made = grouping.group(rows, final)
+    groups = made.tree.cut(min(2 * (KINDS + RARE), made.fine.k))[made.fine.assignment]
+    kept = _quality(made.fine.centroids, groups, made.fine.distances, kinds)["rare_kept"]
+    of_kinds = kinds >= 0
+    ari = adjusted_rand_score(kinds[of_kinds], groups[of_kinds])
+    return {"rare_kept": kept, "ari": round(float(ari), 4), "graph_images": graph_images}
 
 
 def merge(rows: Floats, kinds: Ints, k: int) -> dict[str, Any]:
@@ -152,9 +184,11 @@ OF_EMBEDDINGS: dict[str, Callable[[Floats, Ints, int], dict[str, Any]]] = {
     "kmeans faiss": kmeans_faiss,
     "kmeans minibatch": kmeans_minibatch,
     "neighbours": neighbours,
+    "graph": graph,
 }
+WHOLE = {"group": group, "group by part": group_by_part}
 OF_PICTURES = {"prepare": prepare, "encode": encode}
-TASKS = OF_EMBEDDINGS | {"merge": merge} | OF_PICTURES
+TASKS = OF_EMBEDDINGS | WHOLE | {"merge": merge} | OF_PICTURES
 
 
 def _assigned(centroids: Floats, rows: Floats, kinds: Ints) -> dict[str, Any]:

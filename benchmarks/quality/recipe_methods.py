@@ -24,7 +24,7 @@ from deepmcat_trainer import recipes
 from deepmcat_trainer.budget import Budget
 from deepmcat_trainer.checkpoint import RunKey
 from deepmcat_trainer.features import SplitImages
-from deepmcat_trainer.grouping import FinalSettings, SplitViews, calibrate, group
+from deepmcat_trainer.grouping import FinalSettings, calibrate, group
 from deepmcat_trainer.recipes import neighbours, stages
 from deepmcat_trainer.recipes.base import Trained
 from deepmcat_trainer.recipes.neighbours import NeighboursSettings
@@ -45,7 +45,7 @@ def final_stage(parts: Sequence[Floats], views: Sequence[int], final: FinalSetti
     """The product's final stage on the embeddings of the fit, calibration and test images; views: `Encoder.views`."""
     embedded, held_out, test = parts
     start = time.monotonic()
-    grouping = group(SplitViews(embedded, views), final, device=device)
+    grouping = group(embedded, final, views=views, device=device)
     middle = time.monotonic()
     calibration = calibrate(grouping, held_out, alpha=final.alpha, device=device)
     seconds = {"group": middle - start, "calibrate": time.monotonic() - middle}

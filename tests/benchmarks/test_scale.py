@@ -25,20 +25,18 @@ def line(text, step):
 
 
 def test_slopes_are_followed_and_nothing_else_is_said():
-    """A line through the two largest sizes, a power of N for neighbours, a rate for pictures; what lacks is said."""
+    """A line through the two largest sizes, a rate for pictures; what lacks is said."""
     rows = [
         row("pca", 10**5, 10), row("pca", 10**6, 60), row("pca", 10**7, 600),
         row("kmeans", 10**5, 999), row("kmeans", 10**6, 120),
-        row("neighbours", 10**5, 1) | {"links_s": 1}, row("neighbours", 3 * 10**5, 60) | {"links_s": 6},
-        row("neighbours", 12 * 10**5, 480) | {"links_s": 24},
+        row("graph", 10**5, 1), row("graph", 10**6, 120), row("graph", 10**7, 180),
         row("encode", 1000, 3.6),
         row("merge", 16_384, 30, k=16_384),
     ]  # fmt: skip
     text = scale_page._targets(rows, 128, None)
     assert line(text, "principal components") == ["1.0 min", "10.0 min", "1.7 h"]
     assert line(text, "k-means") == ["not measured"] * 3  # one size above what trains gives no slope
-    assert line(text, "neighbours") == ["6.1 min", "3.2 h", "101.4 h"]  # 60 s · (N / 3 · 10⁵)^1.5
-    assert line(text, "links, of each view") == ["0.3 min", "3.3 min", "33.3 min"]
+    assert line(text, "graph, of each view") == ["2.0 min", "3.0 min", "13.0 min"]
     assert line(text, "encode") == ["1.0 h", "10.0 h", "100.0 h"]
     assert line(text, "walk and merge") == ["0.5 min"] * 3
     assert line(text, "machines that prepare and encode in a day") == ["not measured"] * 3
@@ -55,7 +53,7 @@ def test_peers_are_measured_where_they_end_in_reasonable_time():
     """Up to a million rows ours stands beside the others; k follows the trainer."""
     cells = scale.plan([10**5, 10**7], None)
     assert {cell.task for cell in cells if cell.n == 10**5} >= {"kmeans", "kmeans faiss", "kmeans minibatch"}
-    assert {cell.task for cell in cells if cell.n == 10**7} == {"pca", "kmeans"}
+    assert {cell.task for cell in cells if cell.n == 10**7} == {"pca", "kmeans", "graph"}
     assert max(cell.k for cell in cells) == 16_384
     assert all(scale.estimate(cell, 1e11) > 0 for cell in cells)
 

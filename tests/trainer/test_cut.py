@@ -9,7 +9,7 @@ from sklearn.metrics import silhouette_score
 from deepmcat_core.tree import Merge, MergeTree
 from deepmcat_trainer.clustering import default_k, kmeans
 from deepmcat_trainer.cut import MAX_CATEGORIES, suggest_cut, walk_cut
-from deepmcat_trainer.grouping import FinalSettings, SplitViews, group
+from deepmcat_trainer.grouping import FinalSettings, group, split_views
 from deepmcat_trainer.merge import merge_tree
 
 
@@ -77,7 +77,7 @@ def test_small_data_gets_a_cut(n):
 )
 def test_small_archives_get_ward_s_tree(images, asked, linkage):
     """Below 256 images Ward's, from there on the walk's, unless one is asked for."""
-    made = group([blobs([images - 100, 100])], FinalSettings(linkage=asked, fine_k=20))
+    made = group(blobs([images - 100, 100]), FinalSettings(linkage=asked, fine_k=20))
 
     assert made.tree.linkage == linkage
     assert bool(made.cut.silhouettes) == (linkage != "walk")
@@ -90,7 +90,7 @@ def test_the_walk_s_cut_has_as_many_groups_as_there_are_kinds(sizes):
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(len(sizes)), sizes)
     embeddings = unit(np.eye(16)[labels] + 0.1 * rng.normal(size=(len(labels), 16)))
-    made = group([embeddings], FinalSettings(linkage="walk"))
+    made = group(embeddings, FinalSettings(linkage="walk"))
 
     assert made.tree.linkage == "walk"
     assert made.cut.k == len(sizes)
@@ -139,11 +139,11 @@ def test_views_are_cut_out_of_embeddings_at_unit_length():
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(7, 6)).astype(np.float32)
     embeddings[3, 4:] = 0
-    whole, first, second = SplitViews(embeddings, (4, 2))
+    whole, first, second = split_views(embeddings, (4, 2))
     present = np.arange(7) != 3
 
     assert whole is embeddings
     np.testing.assert_allclose(first, unit(embeddings[:, :4]), atol=1e-6)
     np.testing.assert_allclose(second[present], unit(embeddings[present, 4:]), atol=1e-6)
     assert not second[3].any()
-    assert [part is embeddings for part in SplitViews(embeddings, (6,))] == [True]
+    assert [part is embeddings for part in split_views(embeddings, (6,))] == [True]

@@ -52,7 +52,7 @@ def test_neighbours_are_pulled_together(tmp_path):
     network = train_projection(features, plan(), run(tmp_path))
     with torch.inference_mode():
         embeddings = network(torch.from_numpy(features)).numpy()
-    inputs, _ = _inputs(features, Pca.fit(features, 12))
+    inputs, _ = _inputs(features, np.arange(180), Pca.fit(features, 12))
 
     assert not network.training
     assert embeddings.shape == (180, 8)
@@ -71,11 +71,26 @@ def test_the_same_seed_trains_the_same_weights(tmp_path):
     assert not torch.equal(made[0]["0.weight"], made[2]["0.weight"])
 
 
+def test_of_too_many_images_some_train(tmp_path):
+    """At most `most_rows`, drawn by the seed: kinds that they show are told apart in all images."""
+    features, labels = kinds(spread=0.8)
+    first, again, all_rows = (
+        train_projection(features, plan(), run(tmp_path), most_rows=most) for most in (90, 90, 180)
+    )
+    with torch.inference_mode():
+        embeddings = first(torch.from_numpy(features)).numpy()
+    inputs, _ = _inputs(features, np.arange(180), Pca.fit(features, 12))
+
+    assert separation(embeddings, labels) > separation(inputs, labels) + 0.1
+    assert torch.equal(first.state_dict()["0.weight"], again.state_dict()["0.weight"])
+    assert not torch.equal(first.state_dict()["0.weight"], all_rows.state_dict()["0.weight"])
+
+
 def test_folded_components_change_nothing():
     """The network over raw features gives what it gave over their scaled principal components."""
     features, _ = kinds()
     pca = Pca.fit(features, 12)
-    inputs, scale = _inputs(features, pca)
+    inputs, scale = _inputs(features, np.arange(180), pca)
     layers = torch.nn.Linear(12, 24), torch.nn.BatchNorm1d(24), torch.nn.ReLU(inplace=True), torch.nn.Linear(24, 8)
     network = torch.nn.Sequential(*layers)
     network(torch.from_numpy(inputs))  # so that the running statistics are not those of a new network

@@ -35,7 +35,7 @@ from deepmcat_core.precision import PrecisionGate, kind_of
 from deepmcat_trainer.categories import first_catalog
 from deepmcat_trainer.dataset import Dataset
 from deepmcat_trainer.features import embed, evenly_spaced, feature_store
-from deepmcat_trainer.grouping import FinalSettings, Grouping, SplitViews, calibrate, group
+from deepmcat_trainer.grouping import FinalSettings, Grouping, calibrate, group
 from deepmcat_trainer.lineage import Previous, Succession
 from deepmcat_trainer.onnx_export import Gate, NotExportable, equality_gate, export_onnx
 from deepmcat_trainer.precision_gates import MOST_IMAGES, measured
@@ -162,7 +162,7 @@ def _cluster(engine: Engine, encoder: Encoder, dataset: Dataset, final: FinalSet
     rows, held_out = dataset.indices(Split.FIT), dataset.indices(Split.CALIBRATION)
     with feature_store(len(rows), engine.dim, memory_mb=final.memory_mb, folder=folder) as embeddings:
         embed(engine, dataset.images, rows, description="embedding the fit split", out=embeddings)
-        grouping = group(SplitViews(embeddings, encoder.views), final, device=engine.device)
+        grouping = group(embeddings, final, views=encoder.views, device=engine.device)
     unseen = embed(engine, dataset.images, held_out, description="embedding the calibration split")
     return _Clustering(
         grouping=grouping,

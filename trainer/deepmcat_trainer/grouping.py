@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,8 @@ from deepmcat_core.tree import MergeTree
 from deepmcat_trainer.clustering import FineClusters, default_k, kmeans
 from deepmcat_trainer.cut import MAX_CATEGORIES, SuggestedCut, suggest_cut, walk_cut
 from deepmcat_trainer.merge import merge_tree
-from deepmcat_trainer.walk import default_neighbours, walk_tree
+from deepmcat_trainer.representatives import Representatives
+from deepmcat_trainer.walk import FEWEST_NEIGHBOURS, default_neighbours, walk_tree
 
 Floats = npt.NDArray[np.float32]
 
@@ -34,6 +35,7 @@ class FinalSettings(BaseModel):
     linkage: Literal["walk", "average", "ward"] | None = None  # walk.py, merge.py; None: "ward" below WALK_FROM images
     neighbours: int | None = Field(default=None, ge=1)  # of an image; None: walk.default_neighbours
     walk_steps: int = Field(default=8, ge=1)
+    graph_images: int = Field(default=500_000, ge=2)  # of more, a part stands for all (representatives.py)
     niter: int = Field(default=20, ge=1)
     nredo: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -63,16 +65,16 @@ class Grouping:
     cut: SuggestedCut
 
 
-def group(views: Sequence[Floats], final: FinalSettings, *, device: str = "cpu") -> Grouping:
+def group(embeddings: Floats, final: FinalSettings, *, views: Sequence[int] = (), device: str = "cpu") -> Grouping:
     """Group the fit images.
 
-    views: embeddings of the same images, (N, D_v) unit rows each. The first is the space of the fine clusters and of
-    serving; the others only have a say in how clusters merge. Raises ConfigError where there are too few images.
+    embeddings: (N, D) unit rows, may be memory-mapped; the space of the fine clusters and of serving. views: the
+    dimensions of each part of them that has a say of its own in how clusters merge, as `Encoder.views` has them.
+    Raises ConfigError where there are too few images.
     """
-    embeddings = views[0]
     k = final.clusters_for(len(embeddings))
     fine = kmeans(embeddings, k, niter=final.niter, nredo=final.nredo, seed=final.seed, device=device)
-    tree = _tree(views, fine, final, device)
+    tree = _tree(embeddings, views, fine, final, device)
     if tree.linkage == "walk":
         cut = walk_cut(tree, max_categories=final.max_categories)
     else:
@@ -80,47 +82,37 @@ def group(views: Sequence[Floats], final: FinalSettings, *, device: str = "cpu")
     return Grouping(fine=fine, tree=tree, cut=cut)
 
 
-def _tree(views: Sequence[Floats], fine: FineClusters, final: FinalSettings, device: str) -> MergeTree:
-    linkage = final.linkage or ("walk" if len(views[0]) >= WALK_FROM else "ward")
+def _tree(embeddings: Floats, views: Sequence[int], fine: FineClusters, final: FinalSettings, device: str) -> MergeTree:
+    n = len(embeddings)
+    linkage = final.linkage or ("walk" if n >= WALK_FROM else "ward")
     if linkage != "walk":
-        return merge_tree(fine.sums(views[0]), fine.sizes, linkage)
-    neighbours = final.neighbours or default_neighbours(len(views[0]))
+        return merge_tree(fine.sums(embeddings), fine.sizes, linkage)
+    graph = Representatives.draw(fine.assignment, fine.k, final.graph_images, final.seed)
+    # No more than a fine cluster gave: a rare kind may be one, and would be tied to others (docs/training.md).
+    most_neighbours = max(graph.each, FEWEST_NEIGHBOURS)
     return walk_tree(
-        views, fine.assignment, fine.k, neighbours=neighbours, steps=final.walk_steps, device=device, seed=final.seed
+        split_views(embeddings if len(graph.rows) == n else embeddings[graph.rows], views),
+        fine.assignment[graph.rows],
+        fine.k,
+        counts=graph.counts,
+        neighbours=final.neighbours or min(default_neighbours(n), most_neighbours),
+        steps=final.walk_steps,
+        device=device,
+        seed=final.seed,
     )
 
 
-class SplitViews(Sequence[Floats]):
-    """The embeddings (N, ΣD_v), and each of their views (N, D_v) at unit length where there is more than one.
+def split_views(embeddings: Floats, dims: Sequence[int]) -> Iterator[Floats]:
+    """The embeddings (N, ΣD_v), then each of their views (N, D_v) at unit length where there is more than one.
 
-    A view is made when it is asked for, so that only one of them takes memory.
+    dims: of each view, as `Encoder.views` has them. A view is made when it is its turn, so that only one takes memory.
     """
-
-    def __init__(self, embeddings: Floats, dims: Sequence[int]) -> None:
-        """dims: of each view, as `Encoder.views` has them."""
-        self._embeddings = embeddings
-        ends = np.cumsum(dims)
-        several = zip(ends - dims, ends, strict=True) if len(dims) > 1 else ()
-        self._parts = [slice(0, int(ends[-1])), *(slice(int(a), int(b)) for a, b in several)]
-
-    def __len__(self) -> int:
-        """The embeddings, and their views."""
-        return len(self._parts)
-
-    @overload
-    def __getitem__(self, index: int) -> Floats: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Floats]: ...
-    def __getitem__(self, index: int | slice) -> Floats | list[Floats]:
-        """The embeddings at 0, then the views."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        part = self._parts[index]
-        if part == self._parts[0]:
-            return self._embeddings
-        view = np.array(self._embeddings[:, part], dtype=np.float32)
-        view /= np.maximum(np.linalg.norm(view, axis=1, keepdims=True), 1e-12)
-        return view
+    yield embeddings
+    if len(dims) > 1:
+        for end, dim in zip(np.cumsum(dims), dims, strict=True):
+            view = np.array(embeddings[:, end - dim : end], dtype=np.float32)
+            view /= np.maximum(np.linalg.norm(view, axis=1, keepdims=True), 1e-12)
+            yield view
 
 
 def calibrate(grouping: Grouping, held_out: Floats, *, alpha: float, device: str = "cpu") -> Calibration:

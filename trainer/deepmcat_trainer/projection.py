@@ -5,7 +5,8 @@
 A pair is an image and one of its neighbours, with inputs dropped out at random in place of augmentation. What
 neighbours share stays, what tells them apart fades: a learned relative of Laplacian eigenmaps (Balestriero and LeCun
 2022, arXiv:2205.11508) that also embeds images it has not seen. The loss is VICReg's (losses.py); one with negatives
-would push kinds apart evenly, and its prior hurts rare ones.
+would push kinds apart evenly, and its prior hurts rare ones. Of more than MOST_ROWS images so many drawn at random
+train it, and a kind too rare to be drawn has no say.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepmcat_core.errors import InferenceError
+from deepmcat_trainer.clustering import MOST_ROWS, drawn
 from deepmcat_trainer.losses import vicreg
 from deepmcat_trainer.neighbours import nearest_neighbours
 from deepmcat_trainer.pca import Pca
@@ -47,13 +49,16 @@ class ProjectionPlan:
     seed: int
 
 
-def train_projection(features: Floats, plan: ProjectionPlan, run: Run) -> nn.Sequential:
+def train_projection(features: Floats, plan: ProjectionPlan, run: Run, *, most_rows: int = MOST_ROWS) -> nn.Sequential:
     """The trained network from raw features (B, F) to (B, D), in eval mode on the run's device.
 
-    The principal components are folded into its first layer. Raises InferenceError where the loss is not a number.
+    features: (N, F), may be memory-mapped; at most `most_rows` of them train it. The principal components, of all, are
+    folded into its first layer. Raises InferenceError where the loss is not a number.
     """
     pca = Pca.fit(features, plan.inputs, run.device)
-    inputs, scale = _inputs(features, pca)
+    n = len(features)
+    rows = np.arange(n) if n <= most_rows else drawn(n, most_rows, derive(plan.seed, Use.SAMPLER))
+    inputs, scale = _inputs(features, rows, pca)
     near = nearest_neighbours(normalised(inputs), plan.neighbours, device=run.device, seed=plan.seed).indices
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(plan.seed, Use.WEIGHTS))
@@ -64,12 +69,15 @@ def train_projection(features: Floats, plan: ProjectionPlan, run: Run) -> nn.Seq
     return _folded(network, pca, scale).eval()
 
 
-def _inputs(features: Floats, pca: Pca) -> tuple[Floats, float]:
-    """Features in their principal components (N, d), as long on average as a row of d normal values, and the scale."""
-    projected = np.empty((len(features), len(pca.components)), dtype=np.float32)
+def _inputs(features: Floats, rows: npt.NDArray[np.int64], pca: Pca) -> tuple[Floats, float]:
+    """`rows` of the features in their principal components (n, d), and the scale.
+
+    By it they are as long on average as a row of d normal values.
+    """
+    projected = np.empty((len(rows), len(pca.components)), dtype=np.float32)
     weight, mean = pca.components.float().cpu().numpy(), pca.mean.float().cpu().numpy()
-    for start in range(0, len(features), 4096):
-        projected[start : start + 4096] = (features[start : start + 4096] - mean) @ weight.T
+    for start in range(0, len(rows), 4096):
+        projected[start : start + 4096] = (features[rows[start : start + 4096]] - mean) @ weight.T
     scale = math.sqrt(projected.shape[1] / max(float(pca.variances.sum()), 1e-12))
     return projected * np.float32(scale), scale
 

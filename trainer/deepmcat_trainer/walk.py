@@ -6,7 +6,8 @@
 Two images are linked where each is among the other's nearest neighbours; a neighbour that is not returned counts
 ONE_SIDED. That is what keeps rare kinds: some of the neighbours of an image in a group of 20 lie outside, because the
 group has no more, but what lies there is denser and does not choose it back. Views (embeddings of the same images from
-several depths of a network) isolate different strays and the same kinds, so their links are summed.
+several depths of a network) isolate different strays and the same kinds, so their links are summed. Of more than
+half a million images a part stands for all (grouping.py).
 
 In diffusion coordinates (Coifman and Lafon 2006, "Diffusion maps") the squared distance of two clusters is that of
 where walkers from them are after t steps, over how often a place is visited. Between two groups that the walk never
@@ -32,7 +33,7 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 ONE_SIDED = 0.05
-MOST_NEIGHBOURS = 30
+FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 3, 30
 FLOOR = 1e-9  # a link of every cluster to itself: one that no image has a neighbour in is still visited
 
 
@@ -41,6 +42,7 @@ def walk_tree(
     assignment: Ints,
     k: int,
     *,
+    counts: Doubles | None = None,
     neighbours: int,
     steps: int,
     device: str = "cpu",
@@ -48,13 +50,14 @@ def walk_tree(
 ) -> MergeTree:
     """The tree over `k` fine clusters.
 
-    views: embeddings (N, D_v) of the same images, unit rows. assignment: (N,) the cluster of each. neighbours: edges of
-    an image in each view's graph. steps: of the walk; more let only the slowest boundaries count.
+    views: embeddings (N, D_v) of the same images, unit rows. assignment: (N,) the cluster of each. counts: (N,) how
+    many images each stands for; None: itself. neighbours: edges of an image in each view's graph. steps: of the walk;
+    more let only the slowest boundaries count.
     """
     total = sparse.csr_matrix((k, k), dtype=np.float64)
     for view in views:
         found = nearest_neighbours(view, neighbours, device=device, seed=seed).indices
-        total = total + links(found, assignment, k)
+        total = total + links(found, assignment, k, counts)
     products, visits = diffusion(total, steps)
     return ward_tree(products, visits, "walk")
 
@@ -66,20 +69,24 @@ def default_neighbours(images: int) -> int:
     frequent kind together.
     """
     root = float(np.sqrt(images))
-    return int(np.clip(round(root / 4), min(max(3, round(root / 2)), 12), MOST_NEIGHBOURS))
+    return int(np.clip(round(root / 4), min(max(FEWEST_NEIGHBOURS, round(root / 2)), 12), MOST_NEIGHBOURS))
 
 
-def links(neighbours: npt.NDArray[np.integer], assignment: Ints, k: int) -> sparse.csr_matrix:
+def links(
+    neighbours: npt.NDArray[np.integer], assignment: Ints, k: int, counts: Doubles | None = None
+) -> sparse.csr_matrix:
     """How strongly the images of two clusters are linked, (k, k), symmetric: counts of mutual edges and one-sided ones.
 
-    neighbours: (N, m) the rows of each image's nearest neighbours.
+    neighbours: (N, m) the rows of each image's nearest neighbours. counts: as for walk_tree; an edge counts as often as
+    the geometric mean of its ends' counts says.
     """
     n, m = neighbours.shape
     ends = np.arange(n + 1, dtype=np.int32) * m
     edges = sparse.csr_matrix((np.ones(n * m, np.float32), neighbours.ravel().astype(np.int32), ends), shape=(n, n))
     both = edges.multiply(edges.T)
     weights = (1 - ONE_SIDED) * both + (ONE_SIDED / 2) * (edges + edges.T)
-    members = sparse.csr_matrix((np.ones(n, np.float32), (np.arange(n), assignment)), shape=(n, k))
+    shares = np.ones(n, np.float32) if counts is None else np.sqrt(counts).astype(np.float32)
+    members = sparse.csr_matrix((shares, (np.arange(n), assignment)), shape=(n, k))
     return sparse.csr_matrix(members.T @ weights @ members, dtype=np.float64)
 
 

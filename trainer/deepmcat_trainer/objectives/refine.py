@@ -132,7 +132,7 @@ class Refinement(Objective):
         """Labels, ranks, neighbours and prototypes, as the buffers have them."""
         settings, device = self.settings, self.body.device
         seed = derive(settings.seed, Use.KMEANS, epoch)
-        grouping = group([embeddings], FinalSettings(seed=seed), device=device)
+        grouping = group(embeddings, FinalSettings(seed=seed), device=device)
         near = nearest_neighbours(embeddings, settings.neighbours, device=device, seed=seed)
         fine = grouping.fine.assignment
         labels = fine if settings.targets == "fine" else grouping.tree.cut(grouping.cut.k)[fine]
