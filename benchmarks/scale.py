@@ -91,8 +91,9 @@ def plan(sizes: Sequence[int], only: Sequence[str] | None) -> list[Cell]:
     cells = []
     for n in sizes:
         tasks = list(scale_tasks.OF_EMBEDDINGS) if n <= PEERS_UP_TO else ["pca", "kmeans", "graph"]
-        whole = [] if n > WHOLE_UP_TO else list(scale_tasks.WHOLE)
-        cells += [Cell(task, n, default_k(n)) for task in tasks + whole]
+        whole = scale_tasks.WHOLE if n <= WHOLE_UP_TO else ()
+        cells += [Cell(task, n, default_k(n)) for task in tasks]
+        cells += [Cell(task, n, KS[0]) for task in whole]
     cells += [Cell(task, PICTURES, 0) for task in scale_tasks.OF_PICTURES]
     cells += [Cell("merge", max(min(sizes), k), k) for k in KS if k <= max(sizes) // scale_tasks.NEIGHBOURS]
     return [cell for cell in cells if only is None or cell.task in only]
@@ -141,7 +142,7 @@ def estimate(cell: Cell, flops: float) -> float:
         "neighbours": pair * _search(n),
         "graph": pair * _search(min(n, FinalSettings().graph_images)),
         "group": kmeans + pair * _search(n) + merge,
-        "group by part": kmeans + pair * _search(n // 5) + merge,
+        "group by part": kmeans + pair * _search(min(n, 30 * k)) + merge,
         "merge": merge,
         "encode": 3e9 * n,
         "prepare": 1e9 * n,

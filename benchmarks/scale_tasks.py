@@ -28,6 +28,7 @@ NEIGHBOURS = 10
 COMPONENTS = 64
 ROWS = 100_000  # written at once
 WARM_UP = 64
+FULL_LISTS = 30  # neighbours that an image of a large archive has
 
 
 def write_data(path: Path, n: int, seed: int = 0) -> None:
@@ -111,24 +112,24 @@ def graph(rows: Floats, kinds: Ints, k: int) -> dict[str, Any]:
 
 
 def group(rows: Floats, kinds: Ints, k: int) -> dict[str, Any]:
-    """The whole final stage after embedding, with a graph of all images."""
+    """The whole final stage after embedding, with a graph of all images and one fine cluster for about a hundred."""
     return _grouped(rows, kinds, k, len(rows))
 
 
 def group_by_part(rows: Floats, kinds: Ints, k: int) -> dict[str, Any]:
-    """The same with a graph of one image in five."""
-    return _grouped(rows, kinds, k, len(rows) // 5)
+    """The same with as many images for each fine cluster as the default has of archives of any size: 30."""
+    return _grouped(rows, kinds, k, FULL_LISTS * k)
 
 
 def _grouped(rows: Floats, kinds: Ints, k: int, graph_images: int) -> dict[str, Any]:
-    """How well the tree's cut into twice as many groups as there are kinds agrees with them; strays are none."""
+    """How well the tree's cut into as many groups as there are kinds agrees with them; strays are of none."""
     from sklearn.metrics import adjusted_rand_score
 
     from deepmcat_trainer import grouping
 
     final = grouping.FinalSettings(fine_k=k, graph_images=graph_images, linkage="walk")
     made = grouping.group(rows, final)
-    groups = made.tree.cut(min(2 * (KINDS + RARE), made.fine.k))[made.fine.assignment]
+    groups = made.tree.cut(min(KINDS + RARE, made.fine.k))[made.fine.assignment]
     kept = _quality(made.fine.centroids, groups, made.fine.distances, kinds)["rare_kept"]
     of_kinds = kinds >= 0
     ari = adjusted_rand_score(kinds[of_kinds], groups[of_kinds])
