@@ -1,6 +1,6 @@
 """The admin port: /livez, /readyz and /metrics in plain text, for probes and Prometheus.
 
-A thread of its own, so that a probe is answered whatever the event loop does.
+A thread of its own, so that a probe is answered whatever the event loop does: that it does nothing is an answer, too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from deepmcat_server.addresses import Address
 
 LOG = logs.logger("server.admin")
 REQUEST_TIMEOUT_S = 10
+LATE_S, STUCK_S = 10.0, 60.0
+"""An event loop that has not gone round for so long is not ready; and nothing but a new start will help it."""
+
+UNAVAILABLE = "503 Service Unavailable"
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -52,11 +56,17 @@ class _Handler(WSGIRequestHandler):
 
 
 class Admin:
-    """The admin port, open while in context. `ready` says what /readyz answers; it starts with false."""
+    """The admin port, open while in context. `ready` says what /readyz answers; it starts with false.
 
-    def __init__(self, address: Address, registry: CollectorRegistry) -> None:
+    silence_s: for how long the event loop has not gone round (pulse.py). From any thread.
+    """
+
+    def __init__(
+        self, address: Address, registry: CollectorRegistry, silence_s: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self._wanted = address
         self._metrics = make_wsgi_app(registry)
+        self._silence_s = silence_s
         self.ready = False
 
     @property
@@ -88,15 +98,18 @@ class Admin:
         self._server.server_close()
 
     def _app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        silence_s = self._silence_s()
         match environ["PATH_INFO"]:
             case "/metrics":
                 return self._metrics(environ, start_response)  # type: ignore[no-any-return]
-            case "/livez":
+            case "/livez" if silence_s < STUCK_S:
                 return _text(start_response, "200 OK", "ok")
-            case "/readyz" if self.ready:
+            case "/readyz" if self.ready and silence_s < LATE_S:
                 return _text(start_response, "200 OK", "ok")
+            case "/livez" | "/readyz" if silence_s >= LATE_S:
+                return _text(start_response, UNAVAILABLE, f"the event loop has been busy for {silence_s:.0f} s")
             case "/readyz":
-                return _text(start_response, "503 Service Unavailable", "not ready")
+                return _text(start_response, UNAVAILABLE, "not ready")
             case _:
                 return _text(start_response, "404 Not Found", "there are /livez, /readyz and /metrics")
 

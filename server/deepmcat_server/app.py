@@ -43,6 +43,7 @@ from deepmcat_server.metrics import Metrics
 from deepmcat_server.observation import observe
 from deepmcat_server.opening import Opened, OpenEngine, engine_opener, open_newest
 from deepmcat_server.pipeline import Pipeline, batches_beside, bucket_sizes, logged_embed, out_of_memory
+from deepmcat_server.pulse import Pulse
 from deepmcat_server.rollout import Rollout
 from deepmcat_server.security import opened_security
 from deepmcat_server.servicer import CategorizationServicer
@@ -123,8 +124,10 @@ async def run_server(
     paths = {name: of.path for name, of in opened.items()}
     found = {name: of.found for name, of in opened.items()}
 
-    with Admin(parse_address(settings.admin), registry) as admin:
+    pulse = Pulse()
+    with Admin(parse_address(settings.admin), registry, lambda: pulse.silence_s) as admin:
         async with (
+            pulse,
             observation.until_ended(),
             opened_security(settings, metrics) as security,
             Decoder(open_pool(settings.workers), settings.workers) as decoder,

@@ -1,9 +1,10 @@
-"""One of several fronts, as its supervisor sees it: a process, started again when it ends."""
+"""One of several fronts, as its supervisor sees it: a process, started again when it ends, and ended when it hangs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import logging
 import signal
 import time
@@ -20,6 +21,10 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 SETTLED_S = 60.0
 """Whoever has been SERVING for so long did not die of starting: the next wait is the first again."""
 
+ASK_EVERY_S, ANSWER_S = 5.0, 3.0
+MISSES = 3
+"""So often in a row it says nothing, or that it is stuck, until it is ended: it would keep its share of connections."""
+
 _LOOK_EVERY_S = 0.05
 _SIGNALLED = 128  # shells' exit codes of those that a signal ended begin here
 _OS_ERROR = 71  # sysexits.h, EX_OSERR
@@ -29,7 +34,8 @@ class Front:
     """A process and its next ones. admin: where it tells how it is, while it is SERVING; else None.
 
     command: what starts it, by the path of the ready file that it is to write. on_change: `admin` is another.
-    on_restart: one has died and is to be started again, after first_wait_s, and twice as long each time.
+    on_restart: one has died and is to be started again, after first_wait_s, and twice as long each time. ask_every_s,
+    answer_s: how often a SERVING one is asked whether it lives, and how long it may take to answer.
     """
 
     def __init__(
@@ -42,6 +48,8 @@ class Front:
         on_change: Callable[[], object],
         on_restart: Callable[[], object],
         first_wait_s: float = FIRST_WAIT_S,
+        ask_every_s: float = ASK_EVERY_S,
+        answer_s: float = ANSWER_S,
     ) -> None:
         self.number = number
         self.admin: Address | None = None
@@ -52,6 +60,8 @@ class Front:
         self._on_change = on_change
         self._on_restart = on_restart
         self._first_wait_s = first_wait_s
+        self._ask_every_s = ask_every_s
+        self._answer_s = answer_s
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
 
@@ -104,7 +114,7 @@ class Front:
             return _OS_ERROR
         if self._stopping.is_set():
             self.stop()
-        looking = asyncio.create_task(self._look())
+        looking = asyncio.create_task(self._look_after())
         code = await self._process.wait()
         looking.cancel()
         served, self.admin, self._process = self.admin is not None, None, None
@@ -113,10 +123,29 @@ class Front:
             return 0  # it was not so far yet that it could drain
         return code if code >= 0 else _SIGNALLED - code
 
-    async def _look(self) -> None:
-        """For the ready file."""
+    async def _look_after(self) -> None:
+        """From its ready file to its end: one that hangs is ended."""
         while (written := ready_files.read(self._ready_file)) is None:  # noqa: ASYNC110 - another process's
             await asyncio.sleep(_LOOK_EVERY_S)
         self.admin = written.admin
         self.has_served = True
         self._on_change()
+        misses = 0
+        while misses < MISSES and not self._stopping.is_set():
+            await asyncio.sleep(self._ask_every_s)
+            misses = 0 if await asyncio.to_thread(_lives, written.admin, self._answer_s) else misses + 1
+        if not self._stopping.is_set():  # its draining has an end of its own
+            logs.event(LOG, logging.ERROR, "front hangs", front=self.number)
+            self.kill()
+
+
+def _lives(admin: Address, timeout_s: float) -> bool:
+    """Whether a server says that it does (admin.py)."""
+    connection = http.client.HTTPConnection(admin.host, admin.port, timeout=timeout_s)
+    try:
+        connection.request("GET", "/livez")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -17,7 +17,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +32,7 @@ from deepmcat_server.admin import Admin
 from deepmcat_server.config import Settings
 from deepmcat_server.front import Front
 from deepmcat_server.front_metrics import FrontMetrics, MergedMetrics
+from deepmcat_server.pulse import Pulse
 from deepmcat_server.shares import share_of, variables
 from deepmcat_server.signals import SECOND_SIGNAL_EXIT_CODE, stopped_by_signals
 
@@ -47,11 +48,12 @@ async def supervise(settings: Settings, artifact: Path, ready_file: Path | None 
     """
     if ready_file is not None:
         ready_files.clear(ready_file)
-    registry = CollectorRegistry()
-    with ExitStack() as stack:
+    registry, pulse = CollectorRegistry(), Pulse()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(pulse)
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="deepmcat-fronts-")))
         listen = stack.enter_context(port.reserved(parse_address(settings.listen)))
-        admin = stack.enter_context(Admin(parse_address(settings.admin), registry))
+        admin = stack.enter_context(Admin(parse_address(settings.admin), registry, lambda: pulse.silence_s))
         key = folder / "caller-ids"
         key.write_text(secrets.token_hex(32))
         fronts = Fronts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -212,6 +213,59 @@ async def test_a_front_that_keeps_dying_waits_longer_each_time(tmp_path: Path, l
     assert [line["duration_s"] for line in lines] == [0.01, 0.02, 0.04, 0.08]
     assert died == [True] * 4
     assert len(ended) == 4  # none was started after the stop
+
+
+async def test_a_front_that_hangs_is_ended(tmp_path: Path, log):
+    """One that does not answer is killed and started again; one that answers is left alone."""
+    restarted: list[None] = []
+    with Admin(ANY, CollectorRegistry()) as answering, socket.create_server(ANY) as silent:
+        admins = [Address(*silent.getsockname()), answering.address]
+
+        def command(ready_file: Path) -> list[str]:
+            addresses = json.dumps({"listen": "127.0.0.1:1", "admin": str(admins[len(restarted)])})
+            (tmp_path / "addresses").write_text(addresses)
+            return [
+                "sh",
+                "-c",
+                f"cp {tmp_path}/addresses {ready_file}.partial; mv {ready_file}.partial {ready_file}; cat",
+            ]
+
+        def on_restart() -> None:
+            restarted.append(None)
+            (tmp_path / "addresses").write_text(json.dumps({"listen": "127.0.0.1:1", "admin": str(admins[1])}))
+
+        front = Front(
+            0, command, os.environ, tmp_path, on_change=lambda: None, on_restart=on_restart,
+            first_wait_s=0.01, ask_every_s=0.05, answer_s=0.05,
+        )  # fmt: skip
+        keeping = asyncio.create_task(front.keep())
+        while front.admin != admins[1]:  # noqa: ASYNC110 - `on_change` comes before and after
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)  # many times as long as the first one had
+        assert not keeping.done()
+        front.stop()
+        await keeping
+
+    events = [(line["event"], line["front"]) for line in map(json.loads, log.getvalue().splitlines())]
+    assert events == [("front hangs", 0), ("front died", 0)]
+    assert len(restarted) == 1
+
+
+@pytest.mark.slow
+def test_a_stopped_front_is_replaced(start, onnx_artifact: Path, pngs: list[bytes]):
+    """A process that gets no time any more would keep its connections waiting: it is ended."""
+    server = start(onnx_artifact, "--fronts", "2", "--set", "drain_s=0")
+    stopped = children(server.process.pid)[0]
+    os.kill(stopped, signal.SIGSTOP)
+    eventually(lambda: has_ended(stopped))
+    eventually(lambda: answers(server, "/metrics", "deepmcat_front_restarts_total") == {"": 1})
+    eventually(lambda: get(server.admin, "/readyz")[0] == 200)
+
+    assert b"front hangs" in server.log.read_bytes()
+    with connection(server.listen) as stub:
+        request = pb.CategorizeRequest(image=pb.Image(encoded=pngs[1]))
+        assert stub.Categorize(request, timeout=60).categorization.assignment.cluster_id == 1
+    assert server.stop() == 0, server.log.read_text()
 
 
 def test_what_is_wrong_is_told_once(tmp_path: Path):

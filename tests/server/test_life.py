@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,10 +17,14 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import CollectorRegistry
 
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat_core.catalog import CategoryStatus
 from deepmcat_core.errors import ConfigError
+from deepmcat_server.addresses import Address
+from deepmcat_server.admin import Admin
+from deepmcat_server.pulse import Pulse
 
 SERVICE = "deepmcat.v1.CategorizationService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -76,6 +82,58 @@ async def test_admin_port_answers_probes(serving):
         assert await asyncio.to_thread(get, address, "/livez") == (200, "ok\n")
         assert await asyncio.to_thread(get, address, "/readyz") == (200, "ok\n")
         assert (await asyncio.to_thread(get, address, "/other"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("silence_s", "alive", "ready"),
+    [(0.0, 200, 200), (9.9, 200, 200), (10.0, 200, 503), (59.9, 200, 503), (60.0, 503, 503)],
+)
+def test_a_loop_that_does_not_go_round_is_not_ready_and_then_stuck(silence_s, alive, ready):
+    """Probes take it out of service after ten seconds, and start it again after a minute."""
+    with Admin(Address("127.0.0.1", 0), CollectorRegistry(), lambda: silence_s) as admin:
+        admin.ready = True
+        answers = [get(admin.address, path) for path in ("/livez", "/readyz")]
+
+    assert [status for status, _ in answers] == [alive, ready]
+    assert all(
+        text == ("ok\n" if status == 200 else f"the event loop has been busy for {silence_s:.0f} s\n")
+        for status, text in answers
+    )
+
+
+async def test_a_pulse_is_silent_while_the_loop_is_held_up(monkeypatch):
+    """It beats again as soon as the loop goes round, and says nothing before it begins and after it has ended."""
+    monkeypatch.setattr("deepmcat_server.pulse.BEAT_S", 0.001)
+    pulse = Pulse()
+    before = pulse.silence_s
+    async with pulse:
+        time.sleep(0.05)  # noqa: ASYNC251 - what must not happen
+        held_up = pulse.silence_s
+        while pulse.silence_s >= 0.05:  # noqa: ASYNC110 - a beat tells nobody
+            await asyncio.sleep(0.001)
+
+    assert held_up >= 0.05
+    assert before == pulse.silence_s == 0.0
+
+
+async def test_a_server_that_is_held_up_says_so(serving, monkeypatch):
+    """What the admin port tells is of the server's own loop, from a thread of its own."""
+    monkeypatch.setattr("deepmcat_server.pulse.BEAT_S", 0.001)
+    monkeypatch.setattr("deepmcat_server.admin.LATE_S", 0.3)
+    async with serving() as served:
+        asked = threading.Event()
+
+        def ask() -> tuple[int, str]:
+            time.sleep(0.5)
+            try:
+                return get(served.running.admin, "/readyz")
+            finally:
+                asked.set()
+
+        asking = asyncio.create_task(asyncio.to_thread(ask))
+        await asyncio.sleep(0)
+        asked.wait()  # and the loop with it
+        assert (await asking)[0] == 503
 
 
 async def test_drain_window_answers_as_before(serving, pngs, request_of):
