@@ -10,6 +10,7 @@ and whatever the other end writes later changes nothing.
 
 from __future__ import annotations
 
+import errno
 import io
 import mmap
 import os
@@ -22,6 +23,7 @@ import numpy as np
 
 ROOM_BYTES = 2**23  # of memory only as far as it was ever filled
 _LARGE_BYTES = 2**15  # less is quicker through the pipe
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EINVAL})
 
 
 class _Place(NamedTuple):
@@ -36,16 +38,21 @@ class _Place(NamedTuple):
 class Room:
     """Memory that this process and its worker share, without a name: no other process can open it.
 
-    It travels to a worker as an argument of its Process. Where the platform has no memfd_create(2) it holds nothing.
+    It travels to a worker as an argument of its Process. Where the platform has no memfd_create(2), or does not allow
+    it, it holds nothing. Raises OSError where descriptors or memory are short.
     """
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
-        self._descriptor: int | None = None
-        if hasattr(os, "memfd_create"):
-            self._descriptor = os.memfd_create("deepmcat-decode")
-            os.ftruncate(self._descriptor, ROOM_BYTES)
-            self._memory = mmap.mmap(self._descriptor, ROOM_BYTES)
+        self._descriptor = _nameless()
+        if self._descriptor is not None:
+            try:
+                os.ftruncate(self._descriptor, ROOM_BYTES)
+                _seal(self._descriptor)
+                self._memory = mmap.mmap(self._descriptor, ROOM_BYTES)
+            except OSError:
+                self.close()
+                raise
 
     def __reduce__(self) -> tuple[Callable[..., Room], tuple[Any, ...]]:
         """For a process that is being spawned, and for nothing else."""
@@ -79,6 +86,25 @@ class Room:
         if self._memory is not None:
             self._memory.close()
             self._memory = None
+
+
+def _nameless() -> int | None:
+    """A descriptor of memory without a name; None where there is none to be had (vm.memfd_noexec, a seccomp filter)."""
+    if not hasattr(os, "memfd_create"):
+        return None
+    try:
+        return os.memfd_create("deepmcat-decode", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        if error.errno in _NOT_ALLOWED:
+            return None
+        raise
+
+
+def _seal(descriptor: int) -> None:
+    """Have it keep its size: a worker that made it smaller would have whoever reads it killed by SIGBUS."""
+    import fcntl  # where there is memory without a name, there is this
+
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
 
 def _shared(descriptor: Any) -> Room:

@@ -60,9 +60,9 @@ class WorkerProcess:
         self.calls = 0
         self._limits = limits
         self._pipe, self._its_pipe = _SPAWN.Pipe()
-        self._room = Room()
-        self._exchange = Exchange(self._pipe, self._room)
         self._words, self._its_words = _SPAWN.Pipe(duplex=False)
+        self._room = Room()  # last: of what is made here, only it is not closed by itself where something fails
+        self._exchange = Exchange(self._pipe, self._room)
         self._last_words = b""
         self._watched = threading.Lock()
         self._due = math.inf  # when the call in its hands will have taken too long

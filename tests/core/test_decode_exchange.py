@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -104,4 +106,50 @@ def test_a_place_outside_of_the_room_is_nobodys_memory(monkeypatch: pytest.Monke
     with room.view(ROOM_BYTES - 3, ROOM_BYTES + 100) as found:
         assert bytes(found) == b"end"
     assert room.put(b"four", ROOM_BYTES - 3) is None
+    room.close()
+
+
+def refusing(number: int) -> Callable[..., int]:
+    def refused(*args: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return refused
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENOSYS])
+def test_where_shared_memory_is_not_allowed_the_pipe_is_enough(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox or a kernel's setting may forbid it: what is sent is received all the same."""
+    monkeypatch.setattr(decode_exchange.os, "memfd_create", refusing(number), raising=False)
+    room = Room()
+    ours, theirs = multiprocessing.Pipe()
+    assert across(Exchange(ours, room), Exchange(theirs, room), LARGE) == LARGE
+    room.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this platform has no memory without a name")
+def test_a_room_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where descriptors run out on the way, the one that it had is closed."""
+    given: list[int] = []
+    create = os.memfd_create
+
+    def remembered(*args: Any) -> int:
+        given.append(create(*args))
+        return given[-1]
+
+    monkeypatch.setattr(decode_exchange.os, "memfd_create", remembered)
+    monkeypatch.setattr(decode_exchange.mmap, "mmap", refusing(errno.EMFILE))
+    with pytest.raises(OSError, match="Too many open files"):
+        Room()
+    assert len(given) == 1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(given[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this platform has no memory without a name")
+def test_the_other_end_cannot_make_the_room_smaller() -> None:
+    """Reading what is no more would end this process."""
+    room = Room()
+    assert room._descriptor is not None
+    with pytest.raises(PermissionError):
+        os.ftruncate(room._descriptor, 0)
     room.close()

@@ -23,7 +23,7 @@ import distributed_worker
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TORCHRUN += ["--local-addr", "127.0.0.1"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
 if sys.platform == "linux":  # processes of one machine meet on it, whatever its name stands for elsewhere
     ENVIRONMENT |= {"GLOO_SOCKET_IFNAME": "lo"}
 

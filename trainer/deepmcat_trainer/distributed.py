@@ -161,11 +161,13 @@ def joined(device: str) -> Iterator[World]:
     """The world that torchrun's environment describes: ALONE where it did not start this process.
 
     device: "cpu" or "cuda[:N]", where gradients are exchanged with nccl. Everything else goes over gloo.
+    Raises PeerLost where the others are not found.
     """
     if not _started_by_torchrun():
         yield ALONE
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    with _peers():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     yield World(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()  # not after an error: it would wait for those that are gone
 
