@@ -25,11 +25,15 @@ _NAME = "deepmcat"
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, event, and the fields that are allowed."""
+    """One JSON object a line: time, level, event, and the fields that are allowed. always: of every line."""
+
+    def __init__(self, **always: object) -> None:
+        super().__init__()
+        self._always = always
 
     def format(self, record: logging.LogRecord) -> str:
         """The line. A traceback gives file, line and function of our frames, and never the exception's text."""
-        fields: dict[str, Any] = getattr(record, "fields", {})
+        fields: dict[str, Any] = self._always | getattr(record, "fields", {})
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -44,10 +48,13 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=True)
 
 
-def configure(level: str = "info", stream: TextIO | None = None) -> None:
-    """Send everything, other libraries' messages included (without their text), to `stream` as JSON lines."""
+def configure(level: str = "info", stream: TextIO | None = None, **always: object) -> None:
+    """Send everything, other libraries' messages included (without their text), to `stream` as JSON lines.
+
+    always: fields of every line.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(**always))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -85,7 +85,7 @@ async def serve(settings: Settings, opened: Opened, ready_file: Path | None = No
     with stopped_by_signals(_ignore_signal if settings.shares_port else end_at_once) as stop:
         async with run_server(settings, opened.categorizer, first=opened) as server:
             del opened  # the server's alone, to be freed when another is in force
-            _announce(server, ready_file)
+            _announce(server, ready_file, tell_admin=not settings.shares_port)
             await stop.wait()
     logs.event(LOG, logging.INFO, "stopped")
 
@@ -249,11 +249,12 @@ def _ignore_signal() -> None:
     """It drains already."""
 
 
-def _announce(server: Running, ready_file: Path | None) -> None:
-    """Say where, in the log and in the ready file."""
+def _announce(server: Running, ready_file: Path | None, *, tell_admin: bool) -> None:
+    """Say where, in the log and in the ready file. tell_admin: in the log too; a front's is its supervisor's alone."""
     categorizer = server.lines.find().categorizer
-    for name, address in (("listening", server.listen), ("admin listening", server.admin)):
-        logs.event(LOG, logging.INFO, name, address=str(address))
+    logs.event(LOG, logging.INFO, "listening", address=str(server.listen))
+    if tell_admin:
+        logs.event(LOG, logging.INFO, "admin listening", address=str(server.admin))
     logs.event(
         LOG,
         logging.INFO,

@@ -8,8 +8,9 @@ import http.client
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from deepmcat_core import logs
 from deepmcat_server import ready_files
@@ -25,15 +26,19 @@ ASK_EVERY_S, ANSWER_S = 5.0, 3.0
 MISSES = 3
 """So often in a row it says nothing, or that it is stuck, until it is ended: it would keep its share of connections."""
 
+READY_FILE = "ready.json"
+
 _LOOK_EVERY_S = 0.05
 _SIGNALLED = 128  # shells' exit codes of those that a signal ended begin here
 _OS_ERROR = 71  # sysexits.h, EX_OSERR
 
 
 class Front:
-    """A process and its next ones. admin: where it tells how it is, while it is SERVING; else None.
+    """A process and its next ones. admin: where it tells how it is, from when it was SERVING to its end; else None.
 
-    command: what starts it, by the path of the ready file that it is to write. on_change: `admin` is another.
+    is_ready: it is SERVING. has_served: it was, or one before it.
+    command: what starts it, by the path of the ready file that it is to write. tell: what to write to its standard
+    input, by a folder of its own. on_change: one of these is another.
     on_restart: one has died and is to be started again, after first_wait_s, and twice as long each time. ask_every_s,
     answer_s: how often a SERVING one is asked whether it lives, and how long it may take to answer.
     """
@@ -42,8 +47,7 @@ class Front:
         self,
         number: int,
         command: Callable[[Path], Sequence[str]],
-        environ: Mapping[str, str],
-        folder: Path,
+        tell: Callable[[Path], bytes],
         *,
         on_change: Callable[[], object],
         on_restart: Callable[[], object],
@@ -53,16 +57,17 @@ class Front:
     ) -> None:
         self.number = number
         self.admin: Address | None = None
+        self.is_ready = False
         self.has_served = False
-        self._ready_file = folder / f"front-{number}.json"
-        self._command = command(self._ready_file)
-        self._environ = environ
+        self._command = command
+        self._tell = tell
         self._on_change = on_change
         self._on_restart = on_restart
         self._first_wait_s = first_wait_s
         self._ask_every_s = ask_every_s
         self._answer_s = answer_s
         self._process: asyncio.subprocess.Process | None = None
+        self._served_since: float | None = None
         self._stopping = asyncio.Event()
 
     async def keep(self) -> int:
@@ -72,11 +77,14 @@ class Front:
         """
         wait_s = self._first_wait_s
         while True:
-            started = time.monotonic()
             code = await self._run()
-            if self._stopping.is_set() or not self.has_served:
+            if self._stopping.is_set():
                 return code
-            if time.monotonic() - started > SETTLED_S:
+            if not self.has_served:
+                if code > _SIGNALLED:  # else it has said why
+                    logs.event(LOG, logging.ERROR, "front not started", front=self.number, code=code)
+                return code
+            if self._served_since is not None and time.monotonic() - self._served_since > SETTLED_S:
                 wait_s = self._first_wait_s
             logs.event(LOG, logging.ERROR, "front died", front=self.number, code=code, duration_s=wait_s)
             self._on_restart()
@@ -101,49 +109,80 @@ class Front:
 
     async def _run(self) -> int:
         """One process, from its start to its end."""
-        ready_files.clear(self._ready_file)
+        self._served_since = None
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,  # lifeline.py
-                env=dict(self._environ),
-                start_new_session=True,  # a terminal's Ctrl-C is for the supervisor
-            )
-        except OSError as error:  # no more processes, or no memory for one
+            # A new one each time: what cleans up old temporary files may have removed the last.
+            with TemporaryDirectory(prefix="deepmcat-front-", ignore_cleanup_errors=True) as name:
+                await self._start(Path(name))
+                code = await self._watched(Path(name) / READY_FILE)
+        except OSError as error:  # no more processes, no memory for one, or no folder
             logs.event(LOG, logging.ERROR, "front not started", front=self.number, error_type=type(error).__name__)
             return _OS_ERROR
-        if self._stopping.is_set():
-            self.stop()
-        looking = asyncio.create_task(self._look_after())
-        code = await self._process.wait()
-        looking.cancel()
-        served, self.admin, self._process = self.admin is not None, None, None
+        finally:
+            self._process = None
+        served, self.admin, self.is_ready = self.has_served and self.admin is not None, None, False
         self._on_change()
         if code == -signal.SIGTERM and self._stopping.is_set() and not served:
             return 0  # it was not so far yet that it could drain
         return code if code >= 0 else _SIGNALLED - code
 
-    async def _look_after(self) -> None:
-        """From its ready file to its end: one that hangs is ended."""
-        while (written := ready_files.read(self._ready_file)) is None:  # noqa: ASYNC110 - another process's
+    async def _start(self, folder: Path) -> None:
+        line = self._tell(folder)
+        self._process = process = await asyncio.create_subprocess_exec(
+            *self._command(folder / READY_FILE),
+            stdin=asyncio.subprocess.PIPE,  # stays open: lifeline.py
+            start_new_session=True,  # a terminal's Ctrl-C is for the supervisor
+        )
+        if self._stopping.is_set():
+            self.stop()
+        assert process.stdin is not None
+        with contextlib.suppress(ConnectionError):  # its end says more
+            process.stdin.write(line)
+            await process.stdin.drain()
+
+    async def _watched(self, ready_file: Path) -> int:
+        """Its exit code, when it has ended; one that hangs is ended."""
+        assert self._process is not None
+        ending = asyncio.create_task(self._process.wait())
+        looking = asyncio.create_task(self._look_after(ready_file))
+        await asyncio.wait((ending, looking), return_when=asyncio.FIRST_COMPLETED)
+        if looking.done() and looking.exception() is not None:  # what it wrote cannot be read: it is of no use
+            logs.event(LOG, logging.ERROR, "front hangs", front=self.number, reason="ready file")
+            self.kill()
+        code = await ending
+        looking.cancel()
+        return code
+
+    async def _look_after(self, ready_file: Path) -> None:
+        """From its ready file on: whether it is ready, and whether it hangs."""
+        while (written := ready_files.read(ready_file)) is None:  # noqa: ASYNC110 - another process's
             await asyncio.sleep(_LOOK_EVERY_S)
-        self.admin = written.admin
-        self.has_served = True
+        self.admin, self.is_ready, self.has_served = written.admin, True, True
+        self._served_since = time.monotonic()
         self._on_change()
         misses = 0
         while misses < MISSES and not self._stopping.is_set():
             await asyncio.sleep(self._ask_every_s)
-            misses = 0 if await asyncio.to_thread(_lives, written.admin, self._answer_s) else misses + 1
+            lives, is_ready = await asyncio.to_thread(_asked, written.admin, self._answer_s)
+            misses = 0 if lives else misses + 1
+            if is_ready != self.is_ready:
+                self.is_ready = is_ready
+                self._on_change()
         if not self._stopping.is_set():  # its draining has an end of its own
             logs.event(LOG, logging.ERROR, "front hangs", front=self.number)
             self.kill()
 
 
-def _lives(admin: Address, timeout_s: float) -> bool:
-    """Whether a server says that it does (admin.py)."""
+def _asked(admin: Address, timeout_s: float) -> tuple[bool, bool]:
+    """Whether a server says that it lives, and that it is ready (admin.py)."""
+    lives = _says_ok(admin, "/livez", timeout_s)
+    return lives, lives and _says_ok(admin, "/readyz", timeout_s)
+
+
+def _says_ok(admin: Address, path: str, timeout_s: float) -> bool:
     connection = http.client.HTTPConnection(admin.host, admin.port, timeout=timeout_s)
     try:
-        connection.request("GET", "/livez")
+        connection.request("GET", path)
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False

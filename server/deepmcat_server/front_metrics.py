@@ -32,6 +32,7 @@ class FrontMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.fronts = Gauge("deepmcat_fronts", "Processes that share the port and are SERVING.", registry=registry)
+        self.wanted = Gauge("deepmcat_fronts_wanted", "Processes that are to share the port.", registry=registry)
         self.restarts = Counter(
             "deepmcat_front_restarts", "Processes that shared the port and died.", registry=registry
         )

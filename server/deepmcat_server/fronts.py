@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from deepmcat_core import logs
+from deepmcat_core.errors import ConfigError
 from deepmcat_server import port, ready_files
 from deepmcat_server.addresses import Address, parse_address
 from deepmcat_server.admin import Admin
@@ -33,10 +33,11 @@ from deepmcat_server.config import Settings
 from deepmcat_server.front import Front
 from deepmcat_server.front_metrics import FrontMetrics, MergedMetrics
 from deepmcat_server.pulse import Pulse
-from deepmcat_server.shares import share_of, variables
+from deepmcat_server.shares import share_of, told
 from deepmcat_server.signals import SECOND_SIGNAL_EXIT_CODE, stopped_by_signals
 
 LOG = logs.logger("server.fronts")
+SLACK_S = 10.0  # beyond what draining may take: for workers that end, and for what the machine does meanwhile
 MODULE = "deepmcat_client"  # `python -m` of it is the command line
 
 
@@ -51,19 +52,12 @@ async def supervise(settings: Settings, artifact: Path, ready_file: Path | None 
     registry, pulse = CollectorRegistry(), Pulse()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(pulse)
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="deepmcat-fronts-")))
         listen = stack.enter_context(port.reserved(parse_address(settings.listen)))
         admin = stack.enter_context(Admin(parse_address(settings.admin), registry, lambda: pulse.silence_s))
-        key = folder / "caller-ids"
-        key.write_text(secrets.token_hex(32))
-        fronts = Fronts(
-            settings.fronts,
-            partial(_command, artifact),
-            variables(share_of(settings, listen=listen, caller_id_key=key), os.environ),
-            folder,
-            admin,
-            registry,
-        )
+        _require_temporary_folder()
+        tell = partial(_told, settings, listen, secrets.token_hex(32))
+        patience_s = settings.drain_s + settings.grace_s + SLACK_S
+        fronts = Fronts(settings.fronts, partial(_command, artifact), tell, admin, registry, patience_s=patience_s)
         at_once = asyncio.Event()
         with stopped_by_signals(at_once.set) as stop:
             return await fronts.run(listen, ready_file, stop, at_once)
@@ -76,21 +70,25 @@ class Fronts:
         self,
         count: int,
         command: Callable[[Path], Sequence[str]],
-        environ: dict[str, str],
-        folder: Path,
+        tell: Callable[[int, Path], bytes],
         admin: Admin,
         registry: CollectorRegistry,
+        *,
+        patience_s: float,
     ) -> None:
+        """command, tell: as for `Front`. patience_s: for draining; who is not done then is ended."""
         self._admin = admin
         self._changed = asyncio.Event()
         self._stopping = False
+        self._patience_s = patience_s
         metrics = FrontMetrics(registry)
         self._fronts = [
-            Front(i, command, environ, folder, on_change=self._on_change, on_restart=metrics.restarts.inc)
+            Front(i, command, partial(tell, i), on_change=self._on_change, on_restart=metrics.restarts.inc)
             for i in range(count)
         ]
-        metrics.fronts.set_function(lambda: len(self._serving()))
-        registry.register(MergedMetrics(self._serving))
+        metrics.wanted.set(count)
+        metrics.fronts.set_function(lambda: sum(front.is_ready for front in self._fronts))
+        registry.register(MergedMetrics(self._admins))
 
     async def run(self, listen: Address, ready_file: Path | None, stop: asyncio.Event, at_once: asyncio.Event) -> int:
         """From the start of the first to the end of the last; the exit code. at_once: then there is no draining."""
@@ -121,26 +119,30 @@ class Fronts:
         return True
 
     async def _end(self, keeping: Sequence[asyncio.Task[int]], at_once: asyncio.Event) -> list[int]:
-        """Ask all to drain, and wait until they have; their exit codes."""
+        """Ask all to drain, and wait until they have, for as long as that may take; their exit codes."""
         self._stopping = True
         self._on_change()
         for front in self._fronts:
             front.stop()
         hurrying = asyncio.create_task(at_once.wait())
         ended = asyncio.gather(*keeping)
-        await _first_of(hurrying, ended)
-        if at_once.is_set():
+        await asyncio.wait((hurrying, ended), return_when=asyncio.FIRST_COMPLETED, timeout=self._patience_s)
+        if not ended.done():
+            if not at_once.is_set():
+                logs.event(LOG, logging.ERROR, "fronts did not stop", duration_s=self._patience_s)
             for front in self._fronts:
                 front.kill()
         hurrying.cancel()
         return await ended
 
-    def _serving(self) -> dict[int, Address]:
-        """Where each that is SERVING tells how it is. From any thread."""
+    def _admins(self) -> dict[int, Address]:
+        """Where each that has come so far tells how it is. From any thread."""
         return {front.number: admin for front in self._fronts if (admin := front.admin) is not None}
 
     def _on_change(self) -> None:
-        self._admin.ready = not self._stopping and len(self._serving()) == len(self._fronts)
+        """Ready where all have been SERVING and one is: those that are left answer better than nobody."""
+        begun = all(front.has_served for front in self._fronts)
+        self._admin.ready = begun and not self._stopping and any(front.is_ready for front in self._fronts)
         self._changed.set()
 
     def _announce(self, listen: Address, ready_file: Path | None) -> None:
@@ -154,7 +156,27 @@ class Fronts:
 def _command(artifact: Path, ready_file: Path) -> list[str]:
     """What starts a front; settings are in its environment."""
     options = ["--as-front", "--ready-file", str(ready_file)]
-    return [sys.executable, "-m", MODULE, "serve", *options, "--", str(artifact)]
+    # -P: as the command that is installed does, it looks for no modules where it happens to be started.
+    return [sys.executable, "-P", "-m", MODULE, "serve", *options, "--", str(artifact)]
+
+
+def _told(settings: Settings, listen: Address, key: str, number: int, folder: Path) -> bytes:
+    """What a front is told; the key of callers' ids, which is the same for all, lies in its folder."""
+    file = folder / "caller-ids"
+    if settings.caller_id_key_file is None:
+        file.write_text(key)
+    return told(number, share_of(settings, listen=listen, caller_id_key=file))
+
+
+def _require_temporary_folder() -> None:
+    """Raises ConfigError where there is none, or none that can be written."""
+    try:
+        with TemporaryDirectory(prefix="deepmcat-front-"):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            "fronts above 1 need a folder for temporary files that can be written: set TMPDIR to one"
+        ) from error
 
 
 async def _first_of(*ends: asyncio.Future[Any]) -> None:

@@ -23,7 +23,7 @@ def end_with_supervisor() -> None:
 
 
 def _wait(descriptor: int) -> None:
-    while os.read(descriptor, 1):  # nothing is ever written
+    while os.read(descriptor, 1):  # nothing is written any more
         pass
     logs.event(LOG, logging.ERROR, "supervisor gone")
     end_at_once()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import grpc
 import grpc.aio
@@ -78,8 +78,13 @@ def reserved(address: Address) -> Iterator[Address]:
         with _bound(address, shared=False):  # nobody else, be it one who shares
             pass
         held = _bound(address, shared=True)
-    with held:
-        yield Address(address.host, int(held.getsockname()[1]))
+    with held, ExitStack() as guarded:
+        actual = Address(address.host, int(held.getsockname()[1]))
+        # Another supervisor's look for "nobody else" succeeds beside a socket that may be bound anew (SO_REUSEADDR) and
+        # does not listen yet. This one may not; it cannot be had while connections of a server before are in TIME_WAIT.
+        with suppress(OSError):
+            guarded.enter_context(_bound(actual, shared=True, anew=False))
+        yield actual
 
 
 @contextmanager
@@ -92,12 +97,16 @@ def _told(address: Address) -> Iterator[None]:
         raise ConfigError(f"cannot listen on {address}{why}; choose another address with --listen") from error
 
 
-def _bound(address: Address, *, shared: bool) -> socket.socket:
-    """A socket there that does not listen. shared: beside others that are bound so (socket(7), SO_REUSEPORT)."""
+def _bound(address: Address, *, shared: bool, anew: bool = True) -> socket.socket:
+    """A socket there that does not listen.
+
+    shared: beside others that are bound so (socket(7), SO_REUSEPORT). anew: beside what is left of one before
+    (SO_REUSEADDR).
+    """
     family, kind, *_, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
     bound = socket.socket(family, kind)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(anew))
         if shared:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(target)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
+from deepmcat_core import config
 from deepmcat_core.cpus import available_cpus
 from deepmcat_server.addresses import Address
 from deepmcat_server.config import Settings
@@ -46,14 +46,15 @@ def share_of(settings: Settings, *, listen: Address, caller_id_key: Path) -> Set
     )
 
 
-def variables(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment in which these are the settings of a server that is told nothing else; the rest is `environ`."""
-    prefix = Settings.model_config["env_prefix"]
-    theirs = {f"{prefix}{name.upper()}" for name in Settings.model_fields}
-    kept = {name: value for name, value in environ.items() if name.upper() not in theirs}
-    values = settings.model_dump(mode="json", exclude_defaults=True)
-    return kept | {f"{prefix}{name.upper()}": _written(value) for name, value in values.items()}
+def told(number: int, settings: Settings) -> bytes:
+    """What is written to the standard input of a front: a line, of its number and its settings.
+
+    No command line and no environment: others see the one, and the other has no room for a few thousand quotas.
+    """
+    return json.dumps([number, settings.model_dump(mode="json", exclude_defaults=True)]).encode() + b"\n"
 
 
-def _written(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def heard(line: bytes) -> tuple[int, Settings]:
+    """What a front was told. Raises ConfigError."""
+    number, settings = json.loads(line)
+    return number, config.validate(Settings, settings)

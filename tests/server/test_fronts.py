@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,7 +32,7 @@ from deepmcat_server.admin import Admin
 from deepmcat_server.config import Settings, load
 from deepmcat_server.front import Front
 from deepmcat_server.front_metrics import MergedMetrics
-from deepmcat_server.shares import SHARED, share_of, variables
+from deepmcat_server.shares import SHARED, heard, share_of, told
 
 ANY = Address("127.0.0.1", 0)
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
@@ -144,26 +145,24 @@ def test_a_share_is_of_all_that_the_machine_has(tmp_path: Path):
 
 
 def test_a_front_is_told_its_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """What a server reads from the environment of a front is its share, whatever the supervisor's environment says."""
+    """What it hears is its share and its number, whatever the environment says, and however many quotas there are."""
     settings = Settings(
         fronts=2,
         artifacts={"ct": Path("/artifacts/ct")},
-        quotas={"**": {"images_per_s": 5}},
+        quotas={f"cn:{i}": {"images_per_s": 5} for i in range(5000)},
         jwt_scope_claims=("scope",),
         access_log=False,
         queue_budget_s=0.25,
         caller_id_key_file=tmp_path / "theirs",
     )
     share = share_of(settings, listen=Address("127.0.0.1", 1), caller_id_key=tmp_path / "key")
+    line = told(1, share)
     monkeypatch.setenv("DEEPMCAT_MAX_BATCH", "3")
     monkeypatch.setenv("DEEPMCAT_ACCESS_LOG", "true")
-    told = variables(share, os.environ)
-    for name in [name for name in os.environ if name.startswith("DEEPMCAT_")]:
-        monkeypatch.delenv(name)
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
 
-    assert load() == share
+    assert heard(line) == (1, share)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
     assert share.caller_id_key_file == tmp_path / "theirs"
 
 
@@ -183,19 +182,39 @@ def test_a_port_is_reserved_for_those_who_share_it():
                     pytest.fail("somebody else listens there")
 
 
+def test_two_supervisors_do_not_share_a_port():
+    """Started together, before anybody listens: the second one is told, and may have it when the first has gone."""
+    with port.reserved(ANY) as held:
+        with pytest.raises(ConfigError, match=f"cannot listen on {held}"), port.reserved(held):
+            pytest.fail("somebody else has it")
+        with socket.create_server(held, reuse_port=True) as listening:
+            calling = socket.create_connection(held)
+            answering, _ = listening.accept()
+            answering.close()  # whoever closes first keeps it in TIME_WAIT
+            calling.close()
+    with port.reserved(held) as again:
+        assert again == held
+
+
 async def test_a_front_that_keeps_dying_waits_longer_each_time(tmp_path: Path, log):
     """It is started again as often as it dies, and a stop ends the waiting."""
     addresses = json.dumps({"listen": "127.0.0.1:1", "admin": "127.0.0.1:2"})
+    gone: set[Path] = set()
     died: list[bool] = []
     ended: list[None] = []
 
+    folders: set[Path] = set()
+
     def command(ready_file: Path) -> list[str]:
+        folders.add(ready_file.parent)
         script = f"echo '{addresses}' > {ready_file}.partial; mv {ready_file}.partial {ready_file}; exec cat"
         return ["sh", "-c", script]
 
     def on_change() -> None:
         if front.admin is not None:
             assert front.admin == Address("127.0.0.1", 2)
+            shutil.rmtree(next(iter(folders - gone)))  # as what cleans up old temporary files does
+            gone.update(folders)
             front.kill()
         else:
             ended.append(None)
@@ -205,7 +224,7 @@ async def test_a_front_that_keeps_dying_waits_longer_each_time(tmp_path: Path, l
         if len(died) == 4:
             front.stop()
 
-    front = Front(1, command, os.environ, tmp_path, on_change=on_change, on_restart=on_restart, first_wait_s=0.01)
+    front = Front(1, command, lambda folder: b"", on_change=on_change, on_restart=on_restart, first_wait_s=0.01)
     assert await front.keep() == 0
 
     lines = [json.loads(line) for line in log.getvalue().splitlines()]
@@ -215,33 +234,31 @@ async def test_a_front_that_keeps_dying_waits_longer_each_time(tmp_path: Path, l
     assert len(ended) == 4  # none was started after the stop
 
 
-async def test_a_front_that_hangs_is_ended(tmp_path: Path, log):
-    """One that does not answer is killed and started again; one that answers is left alone."""
+async def test_a_front_that_hangs_is_ended(log):
+    """One that does not answer is killed and started again; one that answers is not, even where it is not ready."""
     restarted: list[None] = []
     with Admin(ANY, CollectorRegistry()) as answering, socket.create_server(ANY) as silent:
+        answering.ready = True
         admins = [Address(*silent.getsockname()), answering.address]
 
         def command(ready_file: Path) -> list[str]:
             addresses = json.dumps({"listen": "127.0.0.1:1", "admin": str(admins[len(restarted)])})
-            (tmp_path / "addresses").write_text(addresses)
-            return [
-                "sh",
-                "-c",
-                f"cp {tmp_path}/addresses {ready_file}.partial; mv {ready_file}.partial {ready_file}; cat",
-            ]
-
-        def on_restart() -> None:
-            restarted.append(None)
-            (tmp_path / "addresses").write_text(json.dumps({"listen": "127.0.0.1:1", "admin": str(admins[1])}))
+            partial = f"{ready_file}.partial"
+            return ["sh", "-c", f"echo '{addresses}' > {partial}; mv {partial} {ready_file}; exec cat"]
 
         front = Front(
-            0, command, os.environ, tmp_path, on_change=lambda: None, on_restart=on_restart,
+            0, command, lambda folder: b"", on_change=lambda: None, on_restart=lambda: restarted.append(None),
             first_wait_s=0.01, ask_every_s=0.05, answer_s=0.05,
         )  # fmt: skip
         keeping = asyncio.create_task(front.keep())
         while front.admin != admins[1]:  # noqa: ASYNC110 - `on_change` comes before and after
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.5)  # many times as long as the first one had
+        assert front.is_ready
+        answering.ready = False
+        while front.is_ready:  # noqa: ASYNC110 - the same
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)
         assert not keeping.done()
         front.stop()
         await keeping
@@ -259,12 +276,38 @@ def test_a_stopped_front_is_replaced(start, onnx_artifact: Path, pngs: list[byte
     os.kill(stopped, signal.SIGSTOP)
     eventually(lambda: has_ended(stopped))
     eventually(lambda: answers(server, "/metrics", "deepmcat_front_restarts_total") == {"": 1})
-    eventually(lambda: get(server.admin, "/readyz")[0] == 200)
+    eventually(lambda: answers(server, "/metrics", "deepmcat_fronts") == {"": 2})
 
     assert b"front hangs" in server.log.read_bytes()
     with connection(server.listen) as stub:
         request = pb.CategorizeRequest(image=pb.Image(encoded=pngs[1]))
         assert stub.Categorize(request, timeout=60).categorization.assignment.cluster_id == 1
+    assert server.stop() == 0, server.log.read_text()
+
+
+def test_no_folder_for_temporary_files_is_told(tmp_path: Path):
+    """With the way out; a front needs one while it starts."""
+    program = """
+import sys, tempfile
+from deepmcat_client.cli import main
+tempfile.tempdir = sys.argv.pop(1)
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+    options = ["--fronts", "2", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    command = [sys.executable, "-c", program, str(tmp_path / "none"), str(tmp_path), *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert ended.returncode == 2, ended.stderr
+    assert "set TMPDIR" in ended.stderr
+
+
+@pytest.mark.slow
+def test_fronts_import_nothing_from_where_they_are_started(start, onnx_artifact: Path, tmp_path: Path, monkeypatch):
+    """A folder of somebody's files may have a file that is called like a module."""
+    (tmp_path / "uvloop.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    server = start(onnx_artifact, "--fronts", "2", "--set", "drain_s=0")
+    assert get(server.admin, "/readyz")[0] == 200
     assert server.stop() == 0, server.log.read_text()
 
 
@@ -288,7 +331,7 @@ sys.exit(code)
 
 
 def test_both_fronts_answer_and_a_dead_one_comes_back(start, onnx_artifact: Path, pngs: list[bytes]):
-    """Connections reach both; one that is killed is started again, while the other answers and /readyz says so."""
+    """Connections reach both; one that is killed is started again, while the other answers and metrics say so."""
     server = start(onnx_artifact, "--fronts", "2", "--set", "drain_s=0")
     request = pb.CategorizeRequest(image=pb.Image(encoded=pngs[1]))
     reached: dict[str, float] = {}
@@ -298,16 +341,21 @@ def test_both_fronts_answer_and_a_dead_one_comes_back(start, onnx_artifact: Path
         reached = answers(server, "/metrics", "deepmcat_images_total")
     assert get(server.admin, "/livez") == get(server.admin, "/readyz") == (200, "ok\n")
     assert answers(server, "/metrics", "deepmcat_fronts") == {"": 2}
+    assert answers(server, "/metrics", "deepmcat_fronts_wanted") == {"": 2}
+    events = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert {line.get("front") for line in events if line["event"] == "listening"} == {0, 1}
+    assert [line.get("front") for line in events if line["event"] == "admin listening"] == [None]
 
     killed, other = children(server.process.pid)
     assert os.getpgid(killed) != os.getpgid(other) != os.getpgid(server.process.pid)  # Ctrl-C is for the supervisor
     os.kill(killed, signal.SIGKILL)
     eventually(lambda: b"front died" in server.log.read_bytes())
-    assert get(server.admin, "/readyz") == (503, "not ready\n")
+    assert answers(server, "/metrics", "deepmcat_fronts") == {"": 1}
     for _ in range(5):
         with connection(server.listen) as stub:
             assert stub.Categorize(request, timeout=60).categorization.assignment.cluster_id == 1
-    eventually(lambda: get(server.admin, "/readyz")[0] == 200)
+        assert get(server.admin, "/readyz")[0] == 200
+    eventually(lambda: answers(server, "/metrics", "deepmcat_fronts") == {"": 2})
     assert answers(server, "/metrics", "deepmcat_front_restarts_total") == {"": 1}
     assert answers(server, "/metrics", "deepmcat_ready") == {"0": 1, "1": 1}
     assert server.stop() == 0, server.log.read_text()

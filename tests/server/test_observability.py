@@ -35,7 +35,7 @@ OF_PROMETHEUS = {"up"}
 OF_TLS = {"deepmcat_certificate_expiry_timestamp_seconds"}
 """What a plaintext server does not have."""
 
-OF_FRONTS = {"deepmcat_front_restarts_total"}
+OF_FRONTS = {"deepmcat_front_restarts_total", "deepmcat_fronts", "deepmcat_fronts_wanted"}
 """What a server alone does not have."""
 
 WORDS = {"by", "on", "and", "or", "unless", "group_left", "group_right", "ignoring", "without", "offset", "bool"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,6 +40,8 @@ def command(
     as_front: Annotated[bool, typer.Option("--as-front", hidden=True, help="How fronts.py starts one.")] = False,
 ) -> int:
     """Serve ARTIFACT over gRPC until SIGTERM. Every setting is also a DEEPMCAT_* variable."""
+    if as_front:
+        return _serve_as_front(artifact, ready_file)
     from deepmcat_server.config import load as load_settings
     from deepmcat_server.config import parse_artifacts
 
@@ -55,14 +58,25 @@ def command(
     }
     settings = load_settings(flags=flags, sets=set_ or [], file=config)
     logs.configure(settings.log_level)
-    if settings.fronts > 1 and not as_front:
+    if settings.fronts > 1:
         from deepmcat_server.fronts import supervise
 
         return asyncio.run(supervise(settings, artifact, ready_file))
-    if as_front:
-        from deepmcat_server.lifeline import end_with_supervisor
+    _serve(settings, artifact, ready_file)
+    return 0
 
-        end_with_supervisor()
+
+def _serve_as_front(artifact: Path, ready_file: Path | None) -> int:
+    """As the supervisor says on standard input."""
+    from deepmcat_server.lifeline import end_with_supervisor
+    from deepmcat_server.shares import heard
+
+    line = sys.stdin.buffer.readline()
+    if not line:  # it is gone
+        return 1
+    number, settings = heard(line)
+    logs.configure(settings.log_level, front=number)
+    end_with_supervisor()
     _serve(settings, artifact, ready_file)
     return 0
 
