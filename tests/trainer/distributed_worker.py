@@ -22,7 +22,7 @@ from deepmcat_trainer.body import Body
 from deepmcat_trainer.budget import Budget
 from deepmcat_trainer.checkpoint import RunKey
 from deepmcat_trainer.clustering import kmeans
-from deepmcat_trainer.distributed import World, joined
+from deepmcat_trainer.distributed import World, joined, leave
 from deepmcat_trainer.features import SplitImages
 from deepmcat_trainer.loop import Training
 from deepmcat_trainer.objectives.objective import Loss, Objective
@@ -122,3 +122,4 @@ def everything(world: World):
 if __name__ == "__main__":
     with joined("cpu") as everyone:
         np.savez(f"{sys.argv[1]}-{everyone.rank}.npz", **everything(everyone))
+    leave()

@@ -32,8 +32,7 @@ if sys.platform == "linux":  # processes of one machine meet on it, whatever its
 def made_fixture(tmp_path_factory):
     """What one process makes, and each of two."""
     out = tmp_path_factory.mktemp("made") / "made"
-    command = [*TORCHRUN, "--max-restarts", "1"]  # what is computed is looked at here; how a run ends, further down
-    command += [str(Path(__file__).with_name("distributed_worker.py")), str(out)]
+    command = [*TORCHRUN, str(Path(__file__).with_name("distributed_worker.py")), str(out)]
     ran = subprocess.run(command, env=ENVIRONMENT, check=False, timeout=120, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return distributed_worker.everything(ALONE), *(dict(np.load(f"{out}-{rank}.npz")) for rank in (0, 1))

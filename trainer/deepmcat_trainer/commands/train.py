@@ -18,7 +18,7 @@ from deepmcat_trainer import provenance, recipes
 from deepmcat_trainer.budget import Budget, parse_duration
 from deepmcat_trainer.checkpoint import RunKey
 from deepmcat_trainer.dataset import Dataset
-from deepmcat_trainer.distributed import joined, own_device
+from deepmcat_trainer.distributed import joined, leave, own_device
 from deepmcat_trainer.features import SplitImages
 from deepmcat_trainer.finish import finish
 from deepmcat_trainer.monitor import EpochReport
@@ -99,7 +99,7 @@ def command(
                 before = consult(previous, data, run.device)
             trained = chosen.train(SplitImages(data.images, fit, run.device), settings, run)
         if not world.first:
-            return
+            leave()
         finished = finish(
             trained.encoder, data, settings.final, _training(chosen, settings, trained), out,
             device=run.device, console=console, previous=before,
