@@ -248,7 +248,7 @@ async def test_a_front_that_hangs_is_ended(log):
 
         front = Front(
             0, command, lambda folder: b"", on_change=lambda: None, on_restart=lambda: restarted.append(None),
-            first_wait_s=0.01, ask_every_s=0.05, answer_s=0.05,
+            first_wait_s=0.01, ask_every_s=0.05, answer_s=0.5,
         )  # fmt: skip
         keeping = asyncio.create_task(front.keep())
         while front.admin != admins[1]:  # noqa: ASYNC110 - `on_change` comes before and after
