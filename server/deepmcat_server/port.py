@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 
 import grpc
 import grpc.aio
@@ -29,10 +29,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", 2 * (settings.max_streams + settings.max_calls + MAX_PROBES)),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),  # of the port
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_S * 1000),
-        (
-            "grpc.so_reuseport",
-            int(settings.shares_port),
-        ),  # else a second server is a mistake to report, no sharer of calls
+        ("grpc.so_reuseport", int(settings.shares_port)),  # else a second server is a mistake, no sharer of calls
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -75,16 +72,24 @@ def reserved(address: Address) -> Iterator[Address]:
     if not hasattr(socket, "SO_REUSEPORT"):
         raise ConfigError("fronts above 1 need SO_REUSEPORT, which this platform does not have: leave fronts at 1")
     with _told(address):
-        with _bound(address, shared=False):  # nobody else, be it one who shares
-            pass
-        held = _bound(address, shared=True)
-    with held, ExitStack() as guarded:
-        actual = Address(address.host, int(held.getsockname()[1]))
-        # Another supervisor's look for "nobody else" succeeds beside a socket that may be bound anew (SO_REUSEADDR) and
-        # does not listen yet. This one may not; it cannot be had while connections of a server before are in TIME_WAIT.
-        with suppress(OSError):
-            guarded.enter_context(_bound(actual, shared=True, anew=False))
-        yield actual
+        held = _alone(address)
+    with held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # from now on with those who share it
+        yield Address(address.host, int(held.getsockname()[1]))
+
+
+def _alone(address: Address) -> socket.socket:
+    """A socket there, beside nobody else, be it one who shares, and beside no second one of this kind.
+
+    Two that may be bound anew (SO_REUSEADDR) do not see each other before one listens, so that this one may not, or for
+    no longer than it takes: while connections of a server before are in TIME_WAIT the port cannot be had otherwise.
+    """
+    try:
+        return _bound(address, shared=False, anew=False)
+    except OSError:
+        alone = _bound(address, shared=False)
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        return alone
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -194,6 +195,34 @@ def test_two_supervisors_do_not_share_a_port():
             calling.close()
     with port.reserved(held) as again:
         assert again == held
+        with pytest.raises(ConfigError, match=f"cannot listen on {held}"), port.reserved(held):
+            pytest.fail("somebody else has it, beside what is left of its last one")
+        with socket.create_server(held, reuse_port=True), socket.create_server(held, reuse_port=True):
+            pass
+
+
+def test_one_of_two_that_start_at_once_gets_the_port():
+    """However their steps mix, there is never more than one, and never none."""
+    with port.reserved(ANY) as held:
+        pass
+    rounds, begin, end = 500, threading.Barrier(2), threading.Barrier(2)
+
+    def reserve(_: int) -> list[bool]:
+        won = []
+        for _ in range(rounds):
+            begin.wait()
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(port.reserved(held))
+                    won.append(True)
+                except ConfigError:
+                    won.append(False)
+                end.wait()
+        return won
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(reserve, range(2))
+    assert [a != b for a, b in zip(first, second, strict=True)] == [True] * rounds
 
 
 async def test_a_front_that_keeps_dying_waits_longer_each_time(tmp_path: Path, log):
