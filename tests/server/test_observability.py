@@ -196,6 +196,31 @@ def test_every_expression_of_the_dashboard_is_promql():
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@promtool
+def test_the_dashboard_counts_servers_with_every_front(tmp_path):
+    """One alone, one with both fronts; none where a front is missing, and 0, not nothing, where there is no other."""
+    (expression,) = (e for where, e in expressions().items() if where == "panel Servers SERVING A")
+    expression = expression.replace("$job", ".*").replace("$instance", ".*")
+
+    def counted(expected: int, *series: str) -> dict[str, Any]:
+        given = [dict(zip(("series", "values"), one.rsplit(" ", 1), strict=True)) for one in series]
+        asked = {"expr": expression, "eval_time": "0m", "exp_samples": [{"labels": "{}", "value": expected}]}
+        return {"input_series": given, "promql_expr_test": [asked]}
+
+    dead = ('deepmcat_fronts{instance="b"} 0', 'deepmcat_fronts_wanted{instance="b"} 2')
+    whole = ('deepmcat_ready{instance="c",front="0"} 1', 'deepmcat_ready{instance="c",front="1"} 1',
+             'deepmcat_fronts{instance="c"} 2', 'deepmcat_fronts_wanted{instance="c"} 2')  # fmt: skip
+    half = ('deepmcat_ready{instance="d",front="0"} 1', 'deepmcat_fronts{instance="d"} 1',
+            'deepmcat_fronts_wanted{instance="d"} 2')  # fmt: skip
+    alone = ('deepmcat_ready{instance="a"} 1',)
+    tests = [counted(0, *dead), counted(1, *whole), counted(0, *half), counted(2, *alone, *dead, *whole, *half)]
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump({"tests": tests}))
+    tested = run("test", "rules", str(file))
+
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
 def test_the_dashboard_has_the_shape_that_grafana_exports():
     """Ids are unique, panels lie within 24 columns and beside each other, each asks the chosen data source."""
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
