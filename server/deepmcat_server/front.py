@@ -39,8 +39,9 @@ class Front:
     is_ready: it is SERVING. has_served: it was, or one before it.
     command: what starts it, by the path of the ready file that it is to write. tell: what to write to its standard
     input, by a folder of its own. on_change: one of these is another.
-    on_restart: one has died and is to be started again, after first_wait_s, and twice as long each time. ask_every_s,
-    answer_s: how often a SERVING one is asked whether it lives, and how long it may take to answer.
+    on_restart: one has died and is to be started again, after first_wait_s, and twice as long each time, unless it was
+    SERVING for settled_s. ask_every_s, answer_s: how often a SERVING one is asked whether it lives, and how long it may
+    take to answer.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Front:
         on_change: Callable[[], object],
         on_restart: Callable[[], object],
         first_wait_s: float = FIRST_WAIT_S,
+        settled_s: float = SETTLED_S,
         ask_every_s: float = ASK_EVERY_S,
         answer_s: float = ANSWER_S,
     ) -> None:
@@ -64,6 +66,7 @@ class Front:
         self._on_change = on_change
         self._on_restart = on_restart
         self._first_wait_s = first_wait_s
+        self._settled_s = settled_s
         self._ask_every_s = ask_every_s
         self._answer_s = answer_s
         self._process: asyncio.subprocess.Process | None = None
@@ -84,7 +87,7 @@ class Front:
                 if code > _SIGNALLED:  # else it has said why
                     logs.event(LOG, logging.ERROR, "front not started", front=self.number, code=code)
                 return code
-            if self._served_since is not None and time.monotonic() - self._served_since > SETTLED_S:
+            if self._served_since is not None and time.monotonic() - self._served_since > self._settled_s:
                 wait_s = self._first_wait_s
             logs.event(LOG, logging.ERROR, "front died", front=self.number, code=code, duration_s=wait_s)
             self._on_restart()

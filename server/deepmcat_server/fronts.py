@@ -57,7 +57,7 @@ async def supervise(settings: Settings, artifact: Path, ready_file: Path | None 
         _require_temporary_folder()
         tell = partial(_told, settings, listen, secrets.token_hex(32))
         patience_s = settings.drain_s + settings.grace_s + SLACK_S
-        fronts = Fronts(settings.fronts, partial(_command, artifact), tell, admin, registry, patience_s=patience_s)
+        fronts = Fronts(settings.fronts, partial(front_command, artifact), tell, admin, registry, patience_s=patience_s)
         at_once = asyncio.Event()
         with stopped_by_signals(at_once.set) as stop:
             return await fronts.run(listen, ready_file, stop, at_once)
@@ -153,11 +153,18 @@ class Fronts:
             ready_files.write(ready_file, listen=listen, admin=self._admin.address)
 
 
-def _command(artifact: Path, ready_file: Path) -> list[str]:
+def front_command(artifact: Path, ready_file: Path) -> list[str]:
     """What starts a front; settings are in its environment."""
     options = ["--as-front", "--ready-file", str(ready_file)]
     # -P: as the command that is installed does, it looks for no modules where it happens to be started.
-    return [sys.executable, "-P", "-m", MODULE, "serve", *options, "--", str(artifact)]
+    return [*_interpreter(), "-P", "-m", MODULE, "serve", *options, "--", str(artifact)]
+
+
+def _interpreter() -> list[str]:
+    """What runs here, and what its command line says of where to look for modules, of warnings and of asserts."""
+    told = {"-I": sys.flags.isolated, "-E": sys.flags.ignore_environment, "-s": sys.flags.no_user_site}
+    flags = [flag for flag, is_set in told.items() if is_set] + ["-O"] * sys.flags.optimize
+    return [sys.executable, *flags, *(f"-W{warning}" for warning in sys.warnoptions)]
 
 
 def _told(settings: Settings, listen: Address, key: str, number: int, folder: Path) -> bytes:

@@ -33,6 +33,7 @@ from deepmcat_server.admin import Admin
 from deepmcat_server.config import Settings, load
 from deepmcat_server.front import Front
 from deepmcat_server.front_metrics import MergedMetrics
+from deepmcat_server.fronts import Fronts
 from deepmcat_server.shares import SHARED, heard, share_of, told
 
 ANY = Address("127.0.0.1", 0)
@@ -263,6 +264,92 @@ async def test_a_front_that_keeps_dying_waits_longer_each_time(tmp_path: Path, l
     assert len(ended) == 4  # none was started after the stop
 
 
+def serving(ready_file: Path) -> list[str]:
+    """A process that says it is SERVING and waits for the end of its standard input."""
+    addresses = json.dumps({"listen": "127.0.0.1:1", "admin": "127.0.0.1:2"})
+    return ["sh", "-c", f"echo '{addresses}' > {ready_file}.partial; mv {ready_file}.partial {ready_file}; exec cat"]
+
+
+async def test_a_front_that_settled_waits_as_at_first(log):
+    """What counts is how long it was SERVING: one that takes long to start and dies of that waits twice as long."""
+    starts = [serving, serving, lambda _: ["false"], lambda _: ["false"], serving]
+    died: list[None] = []
+
+    def on_change() -> None:
+        if front.admin is not None:
+            front.kill()
+
+    def on_restart() -> None:
+        died.append(None)
+        if len(died) == len(starts):
+            front.stop()
+
+    front = Front(
+        0, lambda file: starts[len(died)](file), lambda folder: b"", on_change=on_change, on_restart=on_restart,
+        first_wait_s=0.01, settled_s=0,
+    )  # fmt: skip
+    await front.keep()
+
+    assert [json.loads(line)["duration_s"] for line in log.getvalue().splitlines()] == [0.01, 0.01, 0.02, 0.04, 0.01]
+
+
+async def test_a_front_that_a_signal_ends_before_it_serves_is_told(log):
+    """It could say nothing itself; one that ends by itself has said why, and nobody says it again."""
+    codes = []
+    for command in ("kill -SEGV $$", "exit 2"):
+        front = Front(
+            0, lambda _, it=command: ["sh", "-c", it], lambda folder: b"",
+            on_change=lambda: None, on_restart=lambda: None,
+        )  # fmt: skip
+        codes.append(await front.keep())
+
+    assert codes == [139, 2]
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert [(line["event"], line["code"]) for line in lines] == [("front not started", 139)]
+
+
+async def test_a_front_whose_ready_file_cannot_be_read_is_ended(log):
+    """It would serve, and nobody would know: it is as good as one that hangs."""
+    front = Front(
+        0, lambda file: ["sh", "-c", f"echo nothing > {file}; exec cat"], lambda folder: b"",
+        on_change=lambda: None, on_restart=lambda: None,
+    )  # fmt: skip
+    assert await front.keep() == 137
+    assert "front hangs" in log.getvalue()
+
+
+async def test_draining_has_an_end(log):
+    """Fronts that do not stop are killed when they have had their time, and the exit code says so."""
+
+    def command(ready_file: Path) -> list[str]:
+        return ["sh", "-c", f"trap '' TERM; {serving(ready_file)[2]}"]
+
+    stop = asyncio.Event()
+    registry = CollectorRegistry()
+    with Admin(ANY, registry) as admin:
+        fronts = Fronts(2, command, lambda number, folder: b"", admin, registry, patience_s=0.1)
+        running = asyncio.create_task(fronts.run(ANY, None, stop, asyncio.Event()))
+        while not admin.ready:  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0.02)
+        stop.set()
+        assert await running == 137
+
+    events = [json.loads(line)["event"] for line in log.getvalue().splitlines()]
+    assert events == ["fronts serving", "admin listening", "fronts did not stop", "fronts stopped"]
+
+
+def test_a_front_is_started_as_its_supervisor():
+    """What keeps the environment and a user's own packages out of the one keeps them out of the other."""
+    program = "import sys; sys.path[:0] = sys.argv[1:]; from deepmcat_server.fronts import front_command; "
+    program += "print(*front_command('artifact', 'ready'))"
+    for flags in (["-I"], ["-s", "-E", "-O", "-O"], ["-Werror::UserWarning"], []):
+        command = [sys.executable, *flags, "-c", program, *filter(None, sys.path)]
+        printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+        passed = printed[1 : printed.index("-m")]
+        assert {*flags, "-P"} <= set(passed)
+        assert passed.count("-O") == flags.count("-O")
+
+
 async def test_a_front_that_hangs_is_ended(log):
     """One that does not answer is killed and started again; one that answers is not, even where it is not ready."""
     restarted: list[None] = []
@@ -340,6 +427,14 @@ def test_fronts_import_nothing_from_where_they_are_started(start, onnx_artifact:
     assert server.stop() == 0, server.log.read_text()
 
 
+def test_a_front_whose_supervisor_went_early_ends(program, tmp_path: Path):
+    """Half of what it is told is nothing to start with, nor to complain of."""
+    command = [sys.executable, "-c", program, str(tmp_path), "--as-front"]
+    for heard_so_far in ("", '[0, {"max_queue"'):
+        ended = subprocess.run(command, input=heard_so_far, capture_output=True, text=True, timeout=60)
+        assert (ended.returncode, ended.stderr) == (1, "")
+
+
 def test_what_is_wrong_is_told_once(tmp_path: Path):
     """A front that cannot start ends all with its exit code and its sentence, once; no engine was loaded for it."""
     program = """
@@ -388,6 +483,9 @@ def test_both_fronts_answer_and_a_dead_one_comes_back(start, onnx_artifact: Path
     assert answers(server, "/metrics", "deepmcat_front_restarts_total") == {"": 1}
     assert answers(server, "/metrics", "deepmcat_ready") == {"0": 1, "1": 1}
     assert server.stop() == 0, server.log.read_text()
+    calls = [line for line in map(json.loads, server.log.read_text().splitlines()) if line["event"] == "call"]
+    assert {line["front"] for line in calls} == {0, 1}
+    assert len({line["caller_id"] for line in calls}) == 1  # one caller, whichever front it comes to
 
 
 class Caller(threading.Thread):

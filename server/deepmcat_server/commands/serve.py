@@ -72,7 +72,7 @@ def _serve_as_front(artifact: Path, ready_file: Path | None) -> int:
     from deepmcat_server.shares import heard
 
     line = sys.stdin.buffer.readline()
-    if not line:  # it is gone
+    if not line.endswith(b"\n"):  # it is gone
         return 1
     number, settings = heard(line)
     logs.configure(settings.log_level, front=number)
