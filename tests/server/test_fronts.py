@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -27,11 +25,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from deepmcat.v1 import categorization_pb2 as pb
 from deepmcat.v1 import categorization_pb2_grpc as pb_grpc
 from deepmcat_core.errors import ConfigError
-from deepmcat_server import port
 from deepmcat_server.addresses import Address
 from deepmcat_server.admin import Admin
 from deepmcat_server.config import Settings, load
-from deepmcat_server.front import Front
 from deepmcat_server.front_metrics import MergedMetrics
 from deepmcat_server.fronts import Fronts
 from deepmcat_server.shares import SHARED, heard, share_of, told
@@ -174,162 +170,20 @@ def test_fronts_have_no_administration():
         load(flags={"fronts": 2}, sets=["admin_service=true"])
 
 
-def test_a_port_is_reserved_for_those_who_share_it():
-    """Port 0 becomes one port that nobody else gets, neither a server alone nor other fronts."""
-    with port.reserved(ANY) as held:
-        assert held.port
-        with socket.create_server(held, reuse_port=True):
-            for others in (held, Address("localhost", held.port)):
-                with pytest.raises(ConfigError, match=f"cannot listen on {others}"), port.reserved(others):
-                    pytest.fail("somebody else listens there")
-
-
-def test_two_supervisors_do_not_share_a_port():
-    """Started together, before anybody listens: the second one is told, and may have it when the first has gone."""
-    with port.reserved(ANY) as held:
-        with pytest.raises(ConfigError, match=f"cannot listen on {held}"), port.reserved(held):
-            pytest.fail("somebody else has it")
-        with socket.create_server(held, reuse_port=True) as listening:
-            calling = socket.create_connection(held)
-            answering, _ = listening.accept()
-            answering.close()  # whoever closes first keeps it in TIME_WAIT
-            calling.close()
-    with port.reserved(held) as again:
-        assert again == held
-        with pytest.raises(ConfigError, match=f"cannot listen on {held}"), port.reserved(held):
-            pytest.fail("somebody else has it, beside what is left of its last one")
-        with socket.create_server(held, reuse_port=True), socket.create_server(held, reuse_port=True):
-            pass
-
-
-def test_one_of_two_that_start_at_once_gets_the_port():
-    """However their steps mix, there is never more than one, and never none."""
-    with port.reserved(ANY) as held:
-        pass
-    rounds, begin, end = 500, threading.Barrier(2), threading.Barrier(2)
-
-    def reserve(_: int) -> list[bool]:
-        won = []
-        for _ in range(rounds):
-            begin.wait()
-            with contextlib.ExitStack() as stack:
-                try:
-                    stack.enter_context(port.reserved(held))
-                    won.append(True)
-                except ConfigError:
-                    won.append(False)
-                end.wait()
-        return won
-
-    with ThreadPoolExecutor(2) as threads:
-        first, second = threads.map(reserve, range(2))
-    assert [a != b for a, b in zip(first, second, strict=True)] == [True] * rounds
-
-
-async def test_a_front_that_keeps_dying_waits_longer_each_time(tmp_path: Path, log):
-    """It is started again as often as it dies, and a stop ends the waiting."""
-    addresses = json.dumps({"listen": "127.0.0.1:1", "admin": "127.0.0.1:2"})
-    gone: set[Path] = set()
-    died: list[bool] = []
-    ended: list[None] = []
-
-    folders: set[Path] = set()
-
-    def command(ready_file: Path) -> list[str]:
-        folders.add(ready_file.parent)
-        script = f"echo '{addresses}' > {ready_file}.partial; mv {ready_file}.partial {ready_file}; exec cat"
-        return ["sh", "-c", script]
-
-    def on_change() -> None:
-        if front.admin is not None:
-            assert front.admin == Address("127.0.0.1", 2)
-            shutil.rmtree(next(iter(folders - gone)))  # as what cleans up old temporary files does
-            gone.update(folders)
-            front.kill()
-        else:
-            ended.append(None)
-
-    def on_restart() -> None:
-        died.append(front.admin is None)
-        if len(died) == 4:
-            front.stop()
-
-    front = Front(1, command, lambda folder: b"", on_change=on_change, on_restart=on_restart, first_wait_s=0.01)
-    assert await front.keep() == 0
-
-    lines = [json.loads(line) for line in log.getvalue().splitlines()]
-    assert [(line["event"], line["front"], line["code"]) for line in lines] == [("front died", 1, 137)] * 4
-    assert [line["duration_s"] for line in lines] == [0.01, 0.02, 0.04, 0.08]
-    assert died == [True] * 4
-    assert len(ended) == 4  # none was started after the stop
-
-
-def serving(ready_file: Path) -> list[str]:
-    """A process that says it is SERVING and waits for the end of its standard input."""
-    addresses = json.dumps({"listen": "127.0.0.1:1", "admin": "127.0.0.1:2"})
-    return ["sh", "-c", f"echo '{addresses}' > {ready_file}.partial; mv {ready_file}.partial {ready_file}; exec cat"]
-
-
-async def test_a_front_that_settled_waits_as_at_first(log):
-    """What counts is how long it was SERVING: one that takes long to start and dies of that waits twice as long."""
-    starts = [serving, serving, lambda _: ["false"], lambda _: ["false"], serving]
-    died: list[None] = []
-
-    def on_change() -> None:
-        if front.admin is not None:
-            front.kill()
-
-    def on_restart() -> None:
-        died.append(None)
-        if len(died) == len(starts):
-            front.stop()
-
-    front = Front(
-        0, lambda file: starts[len(died)](file), lambda folder: b"", on_change=on_change, on_restart=on_restart,
-        first_wait_s=0.01, settled_s=0,
-    )  # fmt: skip
-    await front.keep()
-
-    assert [json.loads(line)["duration_s"] for line in log.getvalue().splitlines()] == [0.01, 0.01, 0.02, 0.04, 0.01]
-
-
-async def test_a_front_that_a_signal_ends_before_it_serves_is_told(log):
-    """It could say nothing itself; one that ends by itself has said why, and nobody says it again."""
-    codes = []
-    for command in ("kill -SEGV $$", "exit 2"):
-        front = Front(
-            0, lambda _, it=command: ["sh", "-c", it], lambda folder: b"",
-            on_change=lambda: None, on_restart=lambda: None,
-        )  # fmt: skip
-        codes.append(await front.keep())
-
-    assert codes == [139, 2]
-    lines = [json.loads(line) for line in log.getvalue().splitlines()]
-    assert [(line["event"], line["code"]) for line in lines] == [("front not started", 139)]
-
-
-async def test_a_front_whose_ready_file_cannot_be_read_is_ended(log):
-    """It would serve, and nobody would know: it is as good as one that hangs."""
-    front = Front(
-        0, lambda file: ["sh", "-c", f"echo nothing > {file}; exec cat"], lambda folder: b"",
-        on_change=lambda: None, on_restart=lambda: None,
-    )  # fmt: skip
-    assert await front.keep() == 137
-    assert "front hangs" in log.getvalue()
-
-
 async def test_draining_has_an_end(log):
     """Fronts that do not stop are killed when they have had their time, and the exit code says so."""
 
     def command(ready_file: Path) -> list[str]:
-        return ["sh", "-c", f"trap '' TERM; {serving(ready_file)[2]}"]
+        addresses = json.dumps({"listen": "127.0.0.1:1", "admin": "127.0.0.1:2"})
+        partial = f"{ready_file}.partial"
+        return ["sh", "-c", f"trap '' TERM; echo '{addresses}' > {partial}; mv {partial} {ready_file}; exec cat"]
 
     stop = asyncio.Event()
     registry = CollectorRegistry()
     with Admin(ANY, registry) as admin:
         fronts = Fronts(2, command, lambda number, folder: b"", admin, registry, patience_s=0.1)
         running = asyncio.create_task(fronts.run(ANY, None, stop, asyncio.Event()))
-        while not admin.ready:  # noqa: ASYNC110 - nobody tells of it
+        while "fronts serving" not in log.getvalue():  # noqa: ASYNC110 - a log tells nobody
             await asyncio.sleep(0.02)
         stop.set()
         assert await running == 137
@@ -348,40 +202,6 @@ def test_a_front_is_started_as_its_supervisor():
         passed = printed[1 : printed.index("-m")]
         assert {*flags, "-P"} <= set(passed)
         assert passed.count("-O") == flags.count("-O")
-
-
-async def test_a_front_that_hangs_is_ended(log):
-    """One that does not answer is killed and started again; one that answers is not, even where it is not ready."""
-    restarted: list[None] = []
-    with Admin(ANY, CollectorRegistry()) as answering, socket.create_server(ANY) as silent:
-        answering.ready = True
-        admins = [Address(*silent.getsockname()), answering.address]
-
-        def command(ready_file: Path) -> list[str]:
-            addresses = json.dumps({"listen": "127.0.0.1:1", "admin": str(admins[len(restarted)])})
-            partial = f"{ready_file}.partial"
-            return ["sh", "-c", f"echo '{addresses}' > {partial}; mv {partial} {ready_file}; exec cat"]
-
-        front = Front(
-            0, command, lambda folder: b"", on_change=lambda: None, on_restart=lambda: restarted.append(None),
-            first_wait_s=0.01, ask_every_s=0.05, answer_s=0.5,
-        )  # fmt: skip
-        keeping = asyncio.create_task(front.keep())
-        while front.admin != admins[1]:  # noqa: ASYNC110 - `on_change` comes before and after
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(0.5)  # many times as long as the first one had
-        assert front.is_ready
-        answering.ready = False
-        while front.is_ready:  # noqa: ASYNC110 - the same
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(0.5)
-        assert not keeping.done()
-        front.stop()
-        await keeping
-
-    events = [(line["event"], line["front"]) for line in map(json.loads, log.getvalue().splitlines())]
-    assert events == [("front hangs", 0), ("front died", 0)]
-    assert len(restarted) == 1
 
 
 @pytest.mark.slow
