@@ -12,7 +12,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-triton test-protobuf7 conformance fuzz soak lint format docs protos contract bench bench-quality bench-scale bench-decode bench-serving wheel clean
+.PHONY: help setup demo test test-slow test-triton test-protobuf7 conformance fuzz soak lint format docs protos contract bench bench-engines bench-quality bench-scale bench-decode bench-serving wheel clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,10 @@ bench-scale: setup ## Measure time and memory against the number of images; ARGS
 
 bench-decode: setup .venv-bench/.setup ## Measure decoding beside pydicom with pillow, pylibjpeg and gdcm; ARGS=--quick: a minute, ARGS=--page: write docs/decoding.md
 	OMP_NUM_THREADS=1 .venv-bench/bin/python benchmarks/decode.py $(ARGS)
+
+bench-engines: setup ## Measure what may run an encoder on a CPU: ONNX Runtime, torch, OpenVINO
+	$(PY) -m pip install --quiet --group engines || echo 'without OpenVINO' >&2
+	$(PY) -m benchmarks.engines $(ARGS)
 
 bench-serving: setup ## Measure serving beside Triton, MLServer and Ray Serve; ARGS=--quick: minutes, ARGS=--page: write docs/serving.md
 	$(if $(findstring --page,$(ARGS)),,$(MAKE) --keep-going .venv-triton/.setup .venv-mlserver/.setup .venv-ray/.setup || echo 'what is missing is left out' >&2)
