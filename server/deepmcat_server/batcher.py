@@ -116,6 +116,10 @@ class Batcher:
         """How long a batch of so many frames takes, by those that ran last; None before the first."""
         return self._times.seconds(frames)
 
+    def begin_like(self, other: Batcher) -> None:
+        """Expect batches to take as long as another's, as long as none has run here."""
+        self._times.begin_like(other._times)
+
     @property
     def full_batch(self) -> float:
         """The frames of a batch under load: fewer than max_batch where images have several and stay together."""

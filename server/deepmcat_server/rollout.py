@@ -161,6 +161,8 @@ class Rollout:
         before = self.lines.in_force.get(name)
         if before is line:
             return
+        if before is not None:  # else nothing could be foretold yet, and calls that come upon a queue would be refused
+            line.batcher.begin_like(before.batcher)
         self.lines.activate(name, line)
         self._metrics.switched(name)
         if before is not None:

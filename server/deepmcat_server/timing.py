@@ -71,6 +71,14 @@ class BatchTimes:
         self._weight = self._frames = self._seconds = self._frames2 = self._products = 0.0
         self._line: tuple[float, float] | None = None  # a and b
 
+    def begin_like(self, other: BatchTimes) -> None:
+        """Expect what `other` does until batches have run here; all of its together count as one of these."""
+        if self._line is None and other._line is not None:
+            share = 1 / other._weight
+            self._weight, self._line = 1.0, other._line
+            self._frames, self._seconds = other._frames * share, other._seconds * share
+            self._frames2, self._products = other._frames2 * share, other._products * share
+
     def add(self, frames: int, seconds: float) -> None:
         """A batch has run."""
         self._weight = self._weight * self._keep + 1

@@ -69,13 +69,19 @@ class Projection:
 
 
 class Threads:
-    """A decoding pool of threads."""
+    """A decoding pool of threads, which a test can hold."""
 
     def __init__(self, workers: int) -> None:
         self._threads = ThreadPoolExecutor(workers)
+        self.free = threading.Event()
+        self.free.set()
 
     def submit(self, source: Any, options: Any) -> Future[Any]:
-        return self._threads.submit(read_planes, source, options)
+        return self._threads.submit(self._read, source, options)
+
+    def _read(self, source: Any, options: Any) -> Any:
+        assert self.free.wait(20)
+        return read_planes(source, options)
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -109,11 +115,11 @@ def serving_fixture() -> Serving:
     Projection.opened.clear()
 
     @asynccontextmanager
-    async def serving(path: Path, **settings: Any) -> AsyncIterator[Served]:
+    async def serving(path: Path, pool: Any = Threads, **settings: Any) -> AsyncIterator[Served]:
         chosen = Settings(**(SETTINGS | settings))
         opened = open_newest(path, Projection, chosen.limits)
         async with (
-            run_server(chosen, opened.categorizer, first=opened, open_pool=Threads, open_engine=Projection) as running,
+            run_server(chosen, opened.categorizer, first=opened, open_pool=pool, open_engine=Projection) as running,
             grpc.aio.insecure_channel(str(running.listen)) as channel,
         ):
             del opened
@@ -219,6 +225,34 @@ async def test_every_answer_is_its_artifact_s_while_another_comes_into_force(
     assert set(seen) == {old.id, new.id}
     assert statuses == {health_pb2.HealthCheckResponse.SERVING}
     assert (metrics, generation) == ({old.id: 0, new.id: 1}, 2)
+
+
+async def test_a_call_upon_a_queue_is_let_in_right_after_a_change(
+    serving, make, pngs, request_of, until, answers_of, tmp_path: Path
+):
+    """More than a batch waits for decoding when the new artifact comes into force, on which no batch has run yet."""
+    old, new = make("a"), make("b", turn=1, size=16)
+    path, pool = tmp_path / "served", Threads(1)
+    put(old, path)
+
+    async def requests() -> AsyncIterator[pb.CategorizeStreamRequest]:
+        for number in range(40):
+            yield pb.CategorizeStreamRequest(item=request_of(pngs[0], str(number)))
+
+    async with serving(path, pool=lambda workers: pool) as served:
+        await served.stub.Categorize(request_of(pngs[0]))
+        pool.free.clear()
+        reading = asyncio.create_task(answers_of(served.stub.CategorizeStream(requests())))
+        await until(lambda: (served.sample("deepmcat_inflight_images") or 0) >= 40)
+        put(new, path)
+        await until(lambda: served.in_force == new.id)
+        call = asyncio.ensure_future(served.stub.Categorize(request_of(pngs[0])))
+        await asyncio.wait([call], timeout=0.2)
+        pool.free.set()
+        answer, streamed = (await call).categorization, await reading
+
+    assert (answer.artifact_id, answer.assignment.cluster_id) == (new.id, 1)
+    assert [each.categorization.assignment.cluster_id for each in streamed] == [0] * 40
 
 
 async def test_an_image_is_finished_on_the_artifact_it_began_on(serving, make, pngs, request_of, until, tmp_path: Path):
