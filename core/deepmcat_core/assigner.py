@@ -13,6 +13,7 @@ import numpy.typing as npt
 from deepmcat_core.calibration import Calibration
 from deepmcat_core.catalog import UNKNOWN, Catalog
 from deepmcat_core.centroids import Centroids
+from deepmcat_core.rows import embeddings_of, nearest_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -56,11 +57,11 @@ class Assigner:
         self.calibration = calibration
         self.catalog = catalog
 
-    def assign(self, embeddings: Floats, top_k: int = DEFAULT_TOP_K) -> list[Assignment]:
-        """One assignment per embedding; embeddings: (B, D) float32 unit vectors."""
-        if len(embeddings) == 0:
+    def assign(self, rows: Floats, top_k: int = DEFAULT_TOP_K) -> list[Assignment]:
+        """One assignment per row: (B, D) float32 unit vectors, or with their nearest clusters (rows.py)."""
+        if len(rows) == 0:
             return []
-        nearest = self._nearest(embeddings, max(1, min(top_k, len(self.catalog.active))))
+        nearest = self._nearest(rows, max(1, min(top_k, len(self.catalog.active))))
         clusters = np.array([candidates[0].cluster_id for candidates in nearest], dtype=np.int64)
         distances = np.array([candidates[0].distance for candidates in nearest], dtype=np.float32)
         p_values = self.calibration.p_values(clusters, distances).tolist()
@@ -70,7 +71,7 @@ class Assigner:
         ]
 
     def assign_each(self, images: Sequence[tuple[Floats, int]]) -> list[list[Assignment]]:
-        """What `assign` has for each of several images, (F, D) with its top_k: searched together, which costs less."""
+        """What `assign` has for each of several images, rows with a top_k: searched together, which costs less."""
         answers: dict[int, list[Assignment]] = {}
         for top_k in {top_k for _, top_k in images}:
             alike = [i for i, (_, wanted) in enumerate(images) if wanted == top_k]
@@ -78,18 +79,20 @@ class Assigner:
             answers |= {i: [next(assigned) for _ in images[i][0]] for i in alike}
         return [answers[i] for i in range(len(images))]
 
-    def _nearest(self, embeddings: Floats, top_k: int) -> list[tuple[Candidate, ...]]:
+    def _nearest(self, rows: Floats, top_k: int) -> list[tuple[Candidate, ...]]:
         """For each row its `top_k` nearest categories, nearest first."""
-        found: list[tuple[Candidate, ...]] = [()] * len(embeddings)
-        rows, n = list(range(len(embeddings))), min(self.centroids.k, top_k * SEARCH_FACTOR)
+        embeddings = embeddings_of(rows, self.centroids.dim)
+        found: list[tuple[Candidate, ...]] = [()] * len(rows)
+        left, n = list(range(len(rows))), min(self.centroids.k, top_k * SEARCH_FACTOR)
+        clusters, distances = nearest_of(rows, self.centroids.dim) or self.centroids.nearest(embeddings, n)
         while True:
-            clusters, distances = self.centroids.nearest(embeddings[rows], n)
-            for row, near, far in zip(rows, clusters.tolist(), distances, strict=True):
+            for row, near, far in zip(left, clusters.tolist(), distances, strict=True):
                 found[row] = self._candidates(near, far, top_k)
-            rows = [row for row in rows if len(found[row]) < top_k]
-            if not rows or n == self.centroids.k:
+            left = [row for row in left if len(found[row]) < top_k]
+            if not left or clusters.shape[1] == self.centroids.k:
                 return found
-            n = min(self.centroids.k, 4 * n)
+            n = min(self.centroids.k, 4 * clusters.shape[1])
+            clusters, distances = self.centroids.nearest(embeddings[left], n)
 
     def _candidates(self, clusters: list[int], distances: Floats, top_k: int) -> tuple[Candidate, ...]:
         """The categories of clusters, each with its first cluster: `top_k` of them, or as many as there are."""

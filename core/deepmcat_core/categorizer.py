@@ -1,6 +1,6 @@
 """The whole path as a library: bytes in, categorizations out.
 
-    bytes ─read_planes─► Planes ─Engine.embed─► embeddings ─Assigner─► Categorization
+    bytes ─read_planes─► Planes ─embed─► rows: embeddings ─Assigner─► Categorization
 
 The server runs the same two halves (`read_planes` in its decoding workers, `answer` after its batches), so an image
 gets the same answer from a library call, a bulk job and an RPC.
@@ -16,13 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from deepmcat_core.artifact import Artifact
-from deepmcat_core.assigner import DEFAULT_TOP_K, Assigner, Assignment
+from deepmcat_core.assigner import DEFAULT_TOP_K, SEARCH_FACTOR, Assigner, Assignment
 from deepmcat_core.catalog import Catalog
 from deepmcat_core.centroids import Centroids
-from deepmcat_core.engine import Engine, open_engine
+from deepmcat_core.engine import Engine, Images, SearchingEngine, open_engine
 from deepmcat_core.errors import ImageError
 from deepmcat_core.frame import FramePolicy, ImageFlag, ImageSource, Limits
 from deepmcat_core.planes import Planes, ReadOptions, read_planes
+from deepmcat_core.precision import kind_of
+from deepmcat_core.rows import embeddings_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -49,13 +51,20 @@ class Categorization:
 
 
 class Categorizer:
-    """A loaded artifact with its engine. `categorize` is the whole path; `read_options` and `answer` are its halves."""
+    """A loaded artifact with its engine. `categorize` is the whole path; `read_options`, `embed`, `answer` its parts.
+
+    An engine on a GPU finds the nearest clusters there as well. On a CPU whoever assigns searches for them, perhaps in
+    another thread.
+    """
 
     def __init__(self, artifact: Artifact, engine: Engine, limits: Limits | None = None) -> None:
         self.artifact = artifact
         self.engine = engine
         self.limits = limits or Limits()
-        self._centroids = Centroids(artifact.centroids, engine.device)
+        self._centroids = Centroids(artifact.centroids)
+        self._searching = engine if isinstance(engine, SearchingEngine) and kind_of(engine.device) == "cuda" else None
+        if self._searching is not None:
+            self._searching.search_among(artifact.centroids, DEFAULT_TOP_K * SEARCH_FACTOR)
         self.assigner = Assigner(self._centroids, artifact.calibration, artifact.catalog)
 
     @property
@@ -74,13 +83,21 @@ class Categorizer:
             policy = FramePolicy(count=min(frames, self.limits.max_frames))
         return ReadOptions(preprocessing=self.artifact.manifest.preprocessing, frames=policy, limits=self.limits)
 
-    def answer(self, planes: Planes, embeddings: Floats, top_k: int = DEFAULT_TOP_K) -> Categorization:
-        """The answer for an image whose frames have these embeddings, (F, D)."""
+    def embed(self, images: Images) -> Floats:
+        """(B, 1, S, S) uint8 → rows (B, W), as rows.py has them. Raises InferenceError."""
+        return self.engine.embed(images) if self._searching is None else self._searching.embed_rows(images)
+
+    def embeddings_of(self, rows: Floats) -> Floats:
+        """The embeddings (B, D) of rows."""
+        return embeddings_of(rows, self._centroids.dim)
+
+    def answer(self, planes: Planes, rows: Floats, top_k: int = DEFAULT_TOP_K) -> Categorization:
+        """The answer for an image whose frames have these rows, (F, W)."""
         assigner = self.assigner
-        return self.answer_from(planes, embeddings, assigner.assign(embeddings, top_k), assigner)
+        return self.answer_from(planes, rows, assigner.assign(rows, top_k), assigner)
 
     def answer_from(
-        self, planes: Planes, embeddings: Floats, assignments: Sequence[Assignment], assigner: Assigner
+        self, planes: Planes, rows: Floats, assignments: Sequence[Assignment], assigner: Assigner
     ) -> Categorization:
         """The same, of frames that `assigner` has assigned already."""
         combined, named = assigner.combine(assignments)
@@ -92,7 +109,7 @@ class Categorizer:
             ),
             total_frames=planes.total_frames,
             flags=planes.flags,
-            embedding=embeddings[named],
+            embedding=self.embeddings_of(rows)[named],
             artifact_id=self.artifact.artifact_id,
             catalog_version=assigner.catalog.version,
         )
@@ -109,12 +126,12 @@ class Categorizer:
         planes = [p for p in read if isinstance(p, Planes)]
         if not planes:
             return [p for p in read if isinstance(p, ImageError)]
-        embeddings = self.engine.embed(np.concatenate([p.planes for p in planes])[:, None])  # (ΣF, D)
+        rows = self.embed(np.concatenate([p.planes for p in planes])[:, None])  # (ΣF, W)
         ends = np.cumsum([len(p.planes) for p in planes])
-        rows = np.split(embeddings, ends[:-1])
+        of_each = np.split(rows, ends[:-1])
         assigner = self.assigner
-        assigned = assigner.assign_each([(frames, top_k) for frames in rows])
-        found = zip(planes, rows, assigned, strict=True)
+        assigned = assigner.assign_each([(frames, top_k) for frames in of_each])
+        found = zip(planes, of_each, assigned, strict=True)
         answers = (self.answer_from(image, frames, each, assigner) for image, frames, each in found)
         return [p if isinstance(p, ImageError) else next(answers) for p in read]
 

@@ -14,7 +14,7 @@ import ctypes
 import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the device. Embedding after this raises InferenceError."""
+
+
+@runtime_checkable
+class SearchingEngine(Engine, Protocol):
+    """One that can find the nearest clusters where it computed the embeddings, so that all comes back at once."""
+
+    def search_among(self, centroids: Floats, n: int) -> None:
+        """Find the `n` nearest of these too, from now on. centroids: (K, D) float32 unit vectors."""
+
+    def embed_rows(self, images: Images) -> Floats:
+        """(B, 1, S, S) uint8, B ≥ 0 → rows (B, D + 2n) float32, as rows.py has them. Raises InferenceError."""
 
 
 def open_engine(

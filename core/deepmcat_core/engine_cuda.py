@@ -1,6 +1,6 @@
 """The encoder on CUDA as graphs: one for each padded batch size, recorded when the engine is warmed.
 
-    images ─pinned buffer─► copy stream ─► staged ─► compute stream: replay the graph of the bucket ─► pinned result
+    images ─pinned buffer─► copy stream ─► staged ─► compute stream: graph of the bucket, search ─► pinned result
 
 A graph launches a network's hundreds of kernels at once, which is most of the time of a small batch. Two slots take
 turns, so that one part of a large batch is copied while the part before it is computed.
@@ -39,7 +39,7 @@ class Slot:
 
     images: torch.Tensor  # (largest, 1, S, S) uint8
     staged: torch.Tensor
-    result: torch.Tensor  # (largest, D) float32
+    result: torch.Tensor  # (largest, W) float32
     copied: Any
     done: Any
 
@@ -47,8 +47,8 @@ class Slot:
 class Device(Protocol):
     """What of a device these graphs need; one that is none will do for a test."""
 
-    def slot(self, largest: int, size: int, dim: int) -> Slot:
-        """Buffers for `largest` images of size × size."""
+    def slot(self, largest: int, size: int, width: int) -> Slot:
+        """Buffers for `largest` images of size × size, and as many rows of so many numbers."""
 
     def record(self, run: Run, rows: int, size: int) -> Run:
         """`run` for batches of exactly `rows`, recorded. Its result is overwritten by the next call of any."""
@@ -69,7 +69,7 @@ class Cuda:
         self._aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
-    def slot(self, largest: int, size: int, dim: int) -> Slot:
+    def slot(self, largest: int, size: int, width: int) -> Slot:
         """Pinned and device buffers."""
         shape = (largest, 1, size, size)
         staged = torch.empty(shape, dtype=torch.uint8, device=self._device)
@@ -77,7 +77,7 @@ class Cuda:
         return Slot(
             images=torch.zeros(shape, dtype=torch.uint8, pin_memory=True),
             staged=staged,
-            result=torch.zeros((largest, dim), dtype=torch.float32, pin_memory=True),
+            result=torch.zeros((largest, width), dtype=torch.float32, pin_memory=True),
             copied=torch.cuda.Event(),  # type: ignore[no-untyped-call]
             done=torch.cuda.Event(),  # type: ignore[no-untyped-call]
         )
@@ -121,6 +121,8 @@ class Graphs:
     def __init__(self, device: Device, run: Run, *, size: int, dim: int, largest: int) -> None:
         """largest: the most images at once; more are taken in parts."""
         self._device, self._run, self._size, self._dim, self._largest = device, run, size, dim, largest
+        self._width = dim
+        self._then: Run = _unchanged
         self._recorded: dict[int, Run] = {}
         self._slots: list[Slot] = []
         self._given_up = False
@@ -130,6 +132,14 @@ class Graphs:
         """The padded batch sizes that have a graph, ascending."""
         return tuple(sorted(self._recorded))
 
+    def follow_with(self, then: Run, width: int) -> None:
+        """Run this on a graph's embeddings from now on, before they leave the device: (B, D) → (B, width).
+
+        Not recorded: what searches may be a library that cannot be.
+        """
+        self._then, self._width = then, width
+        self._slots.clear()
+
     def record(self, count: int, plain: Callable[[Images], Floats]) -> None:
         """Have a graph for batches of `count`, proven against `plain`. Where that fails: say so, and have none."""
         rows = bucket(count, self._largest)
@@ -138,7 +148,7 @@ class Graphs:
         try:
             self._recorded[rows] = self._device.record(self._run, rows, self._size)
             noise = np.random.default_rng(rows).integers(0, 256, (rows, 1, self._size, self._size), dtype=np.uint8)
-            same = _same(self.embed(noise), plain(noise))
+            same = _same(self.embed(noise)[:, : self._dim], plain(noise)[:, : self._dim])
         except RuntimeError as error:  # torch's own, out of memory among them
             self._give_up(error)
             return
@@ -153,21 +163,21 @@ class Graphs:
         return self._rows(images) <= self._recorded.keys()
 
     def embed(self, images: Images) -> Floats:
-        """(B, 1, S, S) uint8 that `takes` says yes to → (B, D) float32. Raises RuntimeError, as torch does."""
-        embeddings = np.empty((len(images), self._dim), dtype=np.float32)
-        self._slots = self._slots or [self._device.slot(self._largest, self._size, self._dim) for _ in range(SLOTS)]
+        """(B, 1, S, S) uint8 that `takes` says yes to → (B, W) float32. Raises RuntimeError, as torch does."""
+        found = np.empty((len(images), self._width), dtype=np.float32)
+        self._slots = self._slots or [self._device.slot(self._largest, self._size, self._width) for _ in range(SLOTS)]
         under_way: list[tuple[Slot, int, int]] = []
         for number, start in enumerate(range(0, len(images), self._largest)):
             if len(under_way) == SLOTS:
-                self._collect(*under_way.pop(0), embeddings)
+                self._collect(*under_way.pop(0), found)
             part = images[start : start + self._largest]
             rows, slot = bucket(len(part), self._largest), self._slots[number % SLOTS]
             slot.images.numpy()[: len(part)] = part  # what lies in the rows behind is computed and left
-            self._device.start(slot, self._recorded[rows], rows)
+            self._device.start(slot, self._followed(self._recorded[rows]), rows)
             under_way.append((slot, start, len(part)))
         for each in under_way:
-            self._collect(*each, embeddings)
-        return embeddings
+            self._collect(*each, found)
+        return found
 
     def failed(self, images: Images, error: RuntimeError) -> None:
         """Go on without the graphs that this batch took; without any where memory is short, which they hold."""
@@ -191,9 +201,16 @@ class Graphs:
         """The buckets of all parts of a batch."""
         return {bucket(len(part), self._largest) for part in batches(images, self._largest)}
 
-    def _collect(self, slot: Slot, start: int, count: int, embeddings: Floats) -> None:
+    def _followed(self, recorded: Run) -> Run:
+        return lambda images: self._then(recorded(images))
+
+    def _collect(self, slot: Slot, start: int, count: int, found: Floats) -> None:
         self._device.finish(slot)
-        embeddings[start : start + count] = slot.result.numpy()[:count]
+        found[start : start + count] = slot.result.numpy()[:count]
+
+
+def _unchanged(embeddings: torch.Tensor) -> torch.Tensor:
+    return embeddings
 
 
 def bucket(count: int, largest: int) -> int:

@@ -10,12 +10,23 @@ import torch
 from torch import nn
 
 from deepmcat_core.cpus import multiplies_bfloat16
+from deepmcat_core.device_search import DeviceSearch
 from deepmcat_core.encoder import Encoder
-from deepmcat_core.engine import LARGEST_BATCH, Floats, Images, OutOfMemory, batches, checked_embeddings, checked_images
+from deepmcat_core.engine import (
+    LARGEST_BATCH,
+    BadEmbeddings,
+    Floats,
+    Images,
+    OutOfMemory,
+    batches,
+    checked_embeddings,
+    checked_images,
+)
 from deepmcat_core.engine_cuda import Cuda, Device, Graphs, bucket
 from deepmcat_core.errors import InferenceError
 from deepmcat_core.precision import BFLOAT16, FLOAT16, FLOAT32, kind_of
 from deepmcat_core.preprocessing import Preprocessing
+from deepmcat_core.rows import embeddings_of
 
 DTYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16, FLOAT16: torch.float16}
 
@@ -49,6 +60,7 @@ class TorchEngine:
         self._cuda = kind_of(device) == "cuda"
         self._largest = LARGEST_BATCH[kind_of(device)]
         self._graphs: Graphs | None = None
+        self._search: DeviceSearch | None = None
         with _translated(device):
             encoder.eval().to(device)
             self._encoder: Encoder | None = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -58,6 +70,13 @@ class TorchEngine:
                 recorder = recorder or Cuda(device)
                 self._graphs = Graphs(recorder, encoder, size=size, dim=encoder.dim, largest=self._largest)
 
+    def search_among(self, centroids: Floats, n: int) -> None:
+        """Find the `n` nearest of these on the device too, from now on, for `embed_rows`. centroids: (K, D)."""
+        with _translated(self.device):
+            self._search = DeviceSearch(centroids, n, self.device)
+        if self._graphs is not None:
+            self._graphs.follow_with(self._search, self.dim + 2 * self._search.n)
+
     @property
     def graphs(self) -> tuple[int, ...]:
         """The batch sizes that run as CUDA graphs."""
@@ -65,16 +84,24 @@ class TorchEngine:
 
     def embed(self, images: Images) -> Floats:
         """(B, 1, S, S) uint8 → (B, D) float32 unit vectors, in batches of a bounded size. Raises InferenceError."""
+        return np.ascontiguousarray(embeddings_of(self.embed_rows(images), self.dim))
+
+    def embed_rows(self, images: Images) -> Floats:
+        """The same with the nearest clusters, where `search_among` said so: rows (B, W), as rows.py has them."""
         images = checked_images(images)
         if self._encoder is None:
             raise InferenceError("the engine is closed")
         if len(images) == 0:
-            return np.empty((0, self.dim), dtype=np.float32)
+            return np.empty((0, self._width), dtype=np.float32)
         with _translated(self.device), torch.inference_mode(), _float32():
-            embeddings = self._by_graphs(images)
-            if embeddings is None:
-                embeddings = self._plain(images)
-        return checked_embeddings(embeddings, (len(images), self.dim))
+            rows = self._by_graphs(images)
+            if rows is None:
+                rows = self._plain(images)
+        try:
+            checked_embeddings(embeddings_of(rows, self.dim), (len(images), self.dim))
+        except BadEmbeddings as error:
+            raise BadEmbeddings(rows, error.bad) from None
+        return rows
 
     def warm(self, batches: Sequence[int]) -> None:
         """Run once with each of these batch sizes, and on CUDA record a graph of each."""
@@ -86,12 +113,17 @@ class TorchEngine:
 
     def close(self) -> None:
         """Free the device."""
-        self._encoder = self._graphs = None
+        self._encoder = self._graphs = self._search = None
         if self._cuda:
             torch.cuda.empty_cache()
 
+    @property
+    def _width(self) -> int:
+        """Of a row."""
+        return self.dim + (2 * self._search.n if self._search is not None else 0)
+
     def _by_graphs(self, images: Images) -> Floats | None:
-        """The embeddings where there are graphs for such a batch, and they run."""
+        """The rows where there are graphs for such a batch, and they run."""
         if self._graphs is None or not self._graphs.takes(images):
             return None
         try:
@@ -103,9 +135,11 @@ class TorchEngine:
     def _plain(self, images: Images) -> Floats:
         encoder = self._encoder
         assert encoder is not None
-        parts = [encoder(self._moved(part))[: len(part)] for part in batches(images, self._largest)]
-        embeddings: Floats = torch.cat(parts).float().cpu().numpy()
-        return embeddings
+        parts = [encoder(self._moved(part))[: len(part)].float() for part in batches(images, self._largest)]
+        if self._search is not None:
+            parts = [self._search(part) for part in parts]
+        rows: Floats = torch.cat(parts).cpu().numpy()
+        return rows
 
     def _moved(self, images: Images) -> torch.Tensor:
         """A batch on the device. On CUDA padded to its bucket: few shapes, each of them warm."""

@@ -209,7 +209,7 @@ def _new_line(
     """All that answers for an artifact."""
     metrics = metrics.of_line()
     batcher = Batcher(
-        logged_embed(categorizer.engine),
+        logged_embed(categorizer.embed),
         max_batch=settings.max_batch,
         on_batch=metrics.batch,
         out_of_memory=out_of_memory,

@@ -1,6 +1,8 @@
 """One image's way through the server, stage by stage.
 
-source ─decode (worker process)─► Planes ─queue, encode (engine thread)─► embeddings ─assign (thread)─► answer
+source ─decode (worker process)─► Planes ─queue, encode (engine thread)─► rows ─assign (thread)─► answer
+
+On a GPU the engine searches too: rows are embeddings, and the nearest clusters there (core's rows.py).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy.typing as npt
 from deepmcat_core import logs
 from deepmcat_core.assigner import DEFAULT_TOP_K, Assigner, Assignment
 from deepmcat_core.categorizer import Categorization, Categorizer
-from deepmcat_core.engine import BadEmbeddings, Engine, OutOfMemory
+from deepmcat_core.engine import BadEmbeddings, Engine, Images, OutOfMemory
 from deepmcat_core.errors import InferenceError
 from deepmcat_core.frame import ImageSource
 from deepmcat_core.preamble import hides_program
@@ -44,7 +46,7 @@ class Pipeline:
         self._decoder = decoder
         self._batcher = batcher
         self._metrics = metrics
-        # One thread: a GPU index is used by one thread only, and searching must not hold up the event loop.
+        # One thread: searching must not hold up the event loop, and what waits for it is searched together.
         self._assigning = Gatherer(self._assign_each, name="deepmcat-assign")
 
     def most_frames(self, frames: int) -> int:
@@ -76,12 +78,12 @@ class Pipeline:
         permit.decoded(len(planes))
         with _translated():
             with self._metrics.leaving("queue", deadline):
-                embeddings = await self._batcher.embed(planes, caller=caller, deadline=deadline)
+                rows = await self._batcher.embed(planes, caller=caller, deadline=deadline)
             with self._metrics.leaving("assign", deadline), self._metrics.stage("assign"):
-                assignments, assigner = await self._assigning.call((embeddings, 1))
+                assignments, assigner = await self._assigning.call((rows, 1))
         for assignment in assignments:
             self._metrics.answer(assignment)
-        return embeddings, assignments, assigner.catalog.version
+        return self.categorizer.embeddings_of(rows), assignments, assigner.catalog.version
 
     async def _by_stages(self, source: ImageSource, permit: Permit, frames: int, top_k: int) -> Categorization:
         caller, deadline = permit.caller, permit.deadline
@@ -90,15 +92,15 @@ class Pipeline:
             planes = await self._decoder.read(source, options, caller=caller, deadline=deadline)
         permit.decoded(len(planes.planes))
         with self._metrics.leaving("queue", deadline):
-            embeddings = await self._batcher.embed(planes.planes, caller=caller, deadline=deadline)  # (F, D)
+            rows = await self._batcher.embed(planes.planes, caller=caller, deadline=deadline)  # (F, W)
         with self._metrics.leaving("assign", deadline), self._metrics.stage("assign"):
-            assignments, assigner = await self._assigning.call((embeddings, top_k or DEFAULT_TOP_K))
-            answer = self.categorizer.answer_from(planes, embeddings, assignments, assigner)
+            assignments, assigner = await self._assigning.call((rows, top_k or DEFAULT_TOP_K))
+            answer = self.categorizer.answer_from(planes, rows, assignments, assigner)
         self._metrics.answer(answer.assignment)
         return answer
 
     def _assign_each(self, images: list[tuple[Floats, int]]) -> list[tuple[list[Assignment], Assigner]]:
-        """The assignments of images by their embeddings and top_k, and whose they are: of one catalog version."""
+        """The assignments of images by their rows and top_k, and whose they are: of one catalog version."""
         assigner = self.categorizer.assigner
         return [(assignments, assigner) for assignments in assigner.assign_each(images)]
 
@@ -131,15 +133,15 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, OutOfMemory | MemoryError)
 
 
-def logged_embed(engine: Engine) -> Callable[[npt.NDArray[np.uint8]], Floats]:
-    """`engine.embed` for a batcher: NaN in the rows that are no embeddings, and one log line where it fails.
+def logged_embed(embed: Callable[[Images], Floats]) -> Callable[[Images], Floats]:
+    """`embed` for a batcher: NaN in the rows that are no embeddings, and one log line where it fails.
 
     The callers of the batch learn only that it did.
     """
 
-    def embed(images: npt.NDArray[np.uint8]) -> Floats:
+    def logged(images: Images) -> Floats:
         try:
-            return engine.embed(images)
+            return embed(images)
         except BadEmbeddings as error:
             logs.event(LOG, logging.ERROR, "bad embeddings", batch_size=len(images), exc_info=True)
             return error.with_nan()
@@ -147,7 +149,7 @@ def logged_embed(engine: Engine) -> Callable[[npt.NDArray[np.uint8]], Floats]:
             logs.event(LOG, logging.ERROR, "batch failed", batch_size=len(images), exc_info=True)
             raise
 
-    return embed
+    return logged
 
 
 def bucket_sizes(max_batch: int) -> tuple[int, ...]:

@@ -33,10 +33,10 @@ class Recorder:
         self.disturb = disturb
         self._under_way: dict[int, tuple[Slot, Run, int]] = {}
 
-    def slot(self, largest: int, size: int, dim: int) -> Slot:
+    def slot(self, largest: int, size: int, width: int) -> Slot:
         shape = (largest, 1, size, size)
         images, staged = (torch.full(shape, 255, dtype=torch.uint8) for _ in range(2))
-        return Slot(images, staged, torch.zeros((largest, dim)), copied=None, done=None)
+        return Slot(images, staged, torch.zeros((largest, width)), copied=None, done=None)
 
     def record(self, run: Run, rows: int, size: int) -> Run:
         self.recorded.append(rows)

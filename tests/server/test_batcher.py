@@ -318,7 +318,7 @@ async def test_embeddings_that_are_none_fail_their_image_alone(engine):
         def close(self) -> None:
             """Nothing to free."""
 
-    answers = await together(Batcher(logged_embed(Bent()), max_batch=8), range(8))
+    answers = await together(Batcher(logged_embed(Bent().embed), max_batch=8), range(8))
     assert [v for v, answer in enumerate(answers) if isinstance(answer, BatchFailed)] == [3]
     assert all(np.argmax(answer) == v for v, answer in enumerate(answers) if v != 3)
 
