@@ -45,10 +45,21 @@ def faiss_search(centroids: Floats, n: int, device: str) -> Search | None:
 
 def tensor_search(index: Any, n: int) -> Search:
     """By a faiss index, of tensors that are where it is."""
-    import faiss.contrib.torch_utils  # noqa: F401  # from then on indexes take tensors too
+    faiss = import_faiss()
 
     def search(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        similarities, ids = index.search(embeddings.contiguous(), n)
+        embeddings, shape = embeddings.contiguous(), (len(embeddings), n)
+        similarities = torch.empty(shape, dtype=torch.float32, device=embeddings.device)
+        ids = torch.empty(shape, dtype=torch.int64, device=embeddings.device)
+        from_, to = faiss.cast_integer_to_float_ptr, faiss.cast_integer_to_idx_t_ptr
+        if embeddings.is_cuda:  # after what computes the embeddings, before what uses the answer
+            stream = torch.cuda.current_stream(embeddings.device).cuda_stream
+            index.getResources().setDefaultStream(index.getDevice(), faiss.cast_integer_to_cudastream_t(stream))
+        # The pointers themselves: faiss.contrib.torch_utils would replace `search` of all indexes in this process, by
+        # one that knows no search parameters.
+        index.search_c(
+            len(embeddings), from_(embeddings.data_ptr()), n, from_(similarities.data_ptr()), to(ids.data_ptr())
+        )
         return similarities, ids
 
     return search

@@ -43,9 +43,8 @@ def by_faiss(centroids: np.ndarray, n: int, device: str) -> DeviceSearch:
         def getDevice(self) -> int:  # noqa: N802  # faiss's name
             return 0
 
-        def search(self, embeddings: torch.Tensor, count: int) -> Any:
-            assert isinstance(embeddings, torch.Tensor)
-            return self._index.search(embeddings, count)
+        def search_c(self, *arguments: Any) -> None:
+            self._index.search_c(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device_search, "on_device", lambda index, device: OnGpu())
@@ -244,3 +243,13 @@ def test_a_gpu_finds_what_faiss_finds_on_a_cpu() -> None:
     for found_ids, distances in (nearest, (ids.cpu().numpy(), 1 - similarities.cpu().numpy())):
         np.testing.assert_allclose(distances, expected, atol=1e-5)
         np.testing.assert_array_equal(found_ids[clear, 0], expected_ids[clear, 0])
+
+
+def test_indexes_of_others_stay_as_they_are() -> None:
+    """Searching tensors changes nothing of faiss: it takes search parameters as before."""
+    faiss, vectors = import_faiss(), unit(np.random.default_rng(0), 20, 4)
+    found(by_faiss(vectors, 3, "cpu"), vectors[:2])
+
+    index = faiss.IndexFlatIP(4)
+    index.add(vectors)
+    assert index.search(vectors[:1], 1, params=faiss.SearchParameters())[1].tolist() == [[0]]
